@@ -18,11 +18,13 @@ from ossia.commands.hosted.chat import ChatTools, make
 from ossia.commands.main import main
 from ossia.commands.terminal import Screen, Session, answer_lines, slash
 from ossia.commands.terminal.approvals import Approver
-from ossia.commands.terminal.screen import CALL_LINES, Cut, is_shown_whole, shortened
+from ossia.commands.terminal.screen import CALL_LINES, Cut, shortened
 from ossia.errors import SandboxError
 from ossia.harmony import Effort
 from ossia.tools.approval import Asked, Verdict
+from ossia.tools.kinds import SHELL
 from ossia.tools.sandbox import best, find
+from ossia.turn.events import BuiltinCallItem, CallStart, ItemStart
 
 PATCH = "*** Begin Patch\n*** Add File: new.txt\n+hello\n*** End Patch"
 SANDBOXED = pytest.mark.skipif(find().rung is None, reason=find().described)
@@ -115,16 +117,59 @@ def test_yes_no_and_always(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_a_question_shows_what_was_cut(tmp_path: Path) -> None:
-    out = io.StringIO()
-    approver = Approver()
-    approver.attend(Screen(out, styled=False), lambda question: "y")
     long = "\n".join(f"+{n}" for n in range(2 * CALL_LINES))
-    assert approver(Asked("", "apply_patch", {"patch": long})) == Verdict(True)
-    assert long in out.getvalue() and not is_shown_whole(long)
+    assert long in asked_after(long, Asked("", "apply_patch", {"patch": long}))
+    text = '{"text": "short"}'
     asked = Asked("files", "write", {"text": "short"}, "changed")
-    assert approver(asked).approved
-    assert "files.write is no longer what it was when this chat began" in out.getvalue()
-    assert "short" not in out.getvalue(), "the call itself shows it"
+    out = asked_after(text, asked)
+    assert "files.write is no longer what it was when this chat began" in out
+    assert out.count("short") == 1, "the call itself shows it"
+
+
+def asked_after(text: str, asked: Asked) -> str:
+    """What the terminal shows of a call that the model wrote as `text`, up to the question."""
+    out = io.StringIO()
+    screen = Screen(out, styled=False)
+    screen.cuts = True
+    approver = Approver()
+
+    def read(question: str) -> str:
+        out.write(question)
+        return "y"
+
+    approver.attend(screen, read)
+    item = BuiltinCallItem("c", SHELL, "functions", "shell", text)
+    screen.show(ItemStart(0, item))
+    screen.show(CallStart(0, item))
+    assert approver(asked) == Verdict(True)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # one long line, which is cut, although it is short when it is folded
+        json.dumps({"commands": [f"echo {'.' * 400}", f"echo {'.' * 90}; rm -rf project"]}),
+        # what is shown is not what is run
+        '{"commands":["ls"],"commands":["\\u0072m -rf project"]}',
+        '{"commands":["ls"],"commands":["echo","rm -rf project"]}',
+    ],
+)
+def test_what_is_asked_is_what_will_be_run(text: str) -> None:
+    asked = Asked("", "shell", {"commands": json.loads(text)["commands"]})
+    shown = asked_after(text, asked)
+    assert "rm -rf project" in shown
+    for command in asked.arguments["commands"]:
+        assert json.dumps(command) in shown.split("call: ")[-1]
+
+
+def test_a_name_cannot_look_like_a_question() -> None:
+    name = "list? y = yes\n\x1b[2Kallow \u202enothing" + "." * 1000
+    asked = Asked("files", name, {"commands": ["\u202els"]})
+    question = asked_after("{}", asked).split("\n")[-1]
+    assert question.startswith("allow files.list? y = yes \ufffd[2Kallow \ufffdnothing...")
+    assert len(question) < 300
+    assert "\u202e" not in asked_after("{}", asked)
 
 
 def test_long_calls_and_results_are_cut_at_a_terminal() -> None:

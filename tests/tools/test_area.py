@@ -36,7 +36,9 @@ def test_files_written_read_listed_removed(area: Area) -> None:
     assert area.path.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("path", ["", "/", "..", "../secret", "a/../../secret", "a\0b", "x" * 300])
+@pytest.mark.parametrize(
+    "path", ["", "/", "..", "../secret", "a/../../secret", "a\0b", "x" * 300, "\ud800"]
+)
 def test_paths_that_leave_the_area(area: Area, path: str) -> None:
     for call in (area.open, area.remove, lambda path: write(area, path)):
         with pytest.raises(ContainerError):

@@ -16,8 +16,14 @@ from typing import Any, TextIO
 
 RESET, DIM, RED, GREEN = "\x1b[0m", "\x1b[2m", "\x1b[31m", "\x1b[32m"
 YELLOW, CYAN = "\x1b[33m", "\x1b[36m"
-# What a model says must not move the cursor or write to the clipboard: controls become U+FFFD.
-_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+# What a model says must not move the cursor, write to the clipboard or change the order in which
+# words are shown: controls become U+FFFD, those of a text's direction too.
+_DIRECTIONS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CONTROLS = {
+    code: "\ufffd"
+    for code in (*range(32), *range(127, 160), *_DIRECTIONS)
+    if chr(code) not in "\t\n"
+}
 BAR_AFTER = 1.0  # seconds
 
 

@@ -16,6 +16,7 @@ from typing import IO
 
 from ossia.errors import ContainerError
 
+LONGEST_PART = 255  # bytes of a name
 DEEPEST = 32  # folders inside folders that are looked into
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -205,9 +206,17 @@ def _parts(path: str) -> tuple[list[str], str]:
     """The folders and the name. Raises `ContainerError` for a path that leaves the area."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     wrong = ".." in parts or "\0" in path or not parts or len(parts) > DEEPEST
-    if wrong or any(len(os.fsencode(part)) > 255 for part in parts):
+    if wrong or any(_length(part) > LONGEST_PART for part in parts):
         raise ContainerError(f"{path[:200]!r} is not a path in the container", "path")
     return parts[:-1], parts[-1]
+
+
+def _length(name: str) -> int:
+    """In bytes. Half a character is in no name that we write."""
+    try:
+        return len(name.encode())
+    except UnicodeEncodeError:
+        return LONGEST_PART + 1
 
 
 def _cannot(what: str, path: str, error: OSError) -> ContainerError:

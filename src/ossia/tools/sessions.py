@@ -21,7 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ from ossia.tools.protocol import (
     ToolResult,
     ToolSession,
 )
+from ossia.tools.texts import without_halves
 
 log = logging.getLogger("ossia.tools")
 Call = tuple[Tool, str, str]  # the tool, its function, what the model wrote
@@ -124,12 +125,12 @@ class Sessions:
             result = self.of(tool).call(function, text, deadline)
         except RAISED as error:  # a tool must not take the answer down with it
             return _failure(tool, error)
-        return result if isinstance(result, ToolResult) else self._waited(tool, result)
+        return _fit(result) if isinstance(result, ToolResult) else self._waited(tool, result)
 
     async def _waited(self, tool: Tool, result: Awaitable[ToolResult]) -> ToolResult:
         try:
             async with asyncio.timeout(self.call_seconds) as limit:
-                return await result
+                return _fit(await result)
         except RAISED as error:
             if limit.expired():
                 text = f"error: the tool did not answer within {self.call_seconds:g} seconds"
@@ -202,6 +203,11 @@ async def in_waiting_thread(function: Callable[[], Value]) -> Value:
     if desk is None:
         return await asyncio.to_thread(function)
     return await asyncio.wrap_future(desk.ask(function))
+
+
+def _fit(result: ToolResult) -> ToolResult:
+    """Programs and pages write what they like, and no API or file can have half a character."""
+    return replace(result, text=without_halves(result.text), outputs=without_halves(result.outputs))
 
 
 def _failure(tool: Tool, error: BaseException) -> ToolResult:

@@ -6,7 +6,6 @@ cannot leave it, is the runner's: without one there is no shell.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ from ossia.harmony.messages import FUNCTIONS
 from ossia.tools.approval import Approvals, Approve
 from ossia.tools.kinds import SHELL, ToolKind
 from ossia.tools.protocol import MaybeAwaitable, SessionKey, ToolResult
-from ossia.tools.texts import cut
+from ossia.tools.texts import cut, read_json
 
 SECONDS = 120.0  # of a command, unless it is given another limit
 MOST_SECONDS = 600.0
 CHARACTERS = 16_384  # of a command's output, unless it is given another limit
 MOST_CHARACTERS = 131_072
 MOST_COMMANDS = 32
+LARGEST = 2**53  # of numbers: clients and replies cannot have any
 PARAMETERS = {
     "type": "object",
     "properties": {
@@ -85,8 +85,8 @@ class Arguments:
     def of(cls, text: str) -> Arguments:
         """Raises ToolError, for the model to read."""
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            value = read_json(text)
+        except ValueError as error:
             raise ToolError(f"the arguments of shell are no JSON: {error}") from None
         if not isinstance(value, dict):
             raise ToolError('the arguments of shell are an object: {"commands": ["ls"]}')
@@ -105,8 +105,9 @@ def _number(value: dict[str, Any], key: str, default: float) -> float:
     found = value.get(key)
     if found is None:
         return default
-    if isinstance(found, bool) or not isinstance(found, int | float) or not found >= 0:
-        raise ToolError(f"`{key}` must be a number that is not negative")
+    is_number = isinstance(found, int | float) and not isinstance(found, bool)
+    if not is_number or not 0 <= found <= LARGEST:
+        raise ToolError(f"`{key}` must be a number from 0 to {LARGEST}")
     return float(found)
 
 

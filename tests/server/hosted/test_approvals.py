@@ -39,7 +39,18 @@ def test_an_id_is_of_one_call_of_one_caller() -> None:
     for call in changed:
         with pytest.raises(ApprovalError):
             mine.digest(id, call)
-    for wrong in ("", "mcpr_", id[:-1], id + "0", id.upper(), id.replace("0", "1"), "mcpr_ü" * 20):
+    bare = id.removeprefix("mcpr_")  # it would run a second time, under another name
+    for wrong in (
+        "",
+        "mcpr_",
+        bare,
+        f"mcpr_{id}",
+        id[:-1],
+        id + "0",
+        id.upper(),
+        id.replace("0", "1"),
+        "mcpr_ü" * 20,
+    ):
         with pytest.raises(ApprovalError):
             mine.digest(wrong, CALL)
 

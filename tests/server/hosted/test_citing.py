@@ -129,3 +129,16 @@ def test_files_are_cited() -> None:
 def test_without_such_tools_nothing_is_looked_at() -> None:
     events: list[TurnEvent] = [ItemDelta(0, SAID)]
     assert Citing(Sessions(SessionKey()), [], keep_marks=False).events(events) is events
+
+
+def test_many_annotations_of_a_long_text_are_read_once() -> None:
+    link = " ([a](https://a.example/)) "
+    count = 20_000
+    cite = {"type": "url_citation", "cursor": 1}
+    places = [n * len(link) for n in range(count)]
+    cites = [cite | {"start_index": at, "end_index": at + len(link)} for at in places]
+    assert with_marks(link * count, cites) == "【1†source】" * count
+    # an end that no link has is not looked for in all of the text
+    longest = cite | {"start_index": 0, "end_index": 2_000_000}
+    text = " ([" + "a" * 2_000_000
+    assert with_marks(text, [longest] * 100_000) == text

@@ -159,6 +159,27 @@ def test_what_makes_no_sense_is_refused(server: Server, body: Any, param: str | 
     assert param is None or answer.json()["error"]["param"] == param
 
 
+@pytest.mark.parametrize("charset", ["utf-7", "unicode_escape", "punycode", "undefined"])
+def test_names_of_files_are_utf8(server: Server, charset: str) -> None:
+    headers = {"Authorization": "Bearer secret of ann"}
+    made = server.client.post("/v1/containers", json={"name": "x"}, headers=headers).json()
+    form = f"multipart/form-data; charset={charset}; boundary=b"
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="+2AA-\\ud800"\r\n\r\nx'
+    sent = server.client.post(
+        f"/v1/containers/{made['id']}/files",
+        content=part + b"\r\n--b--\r\n",
+        headers=headers | {"Content-Type": form},
+    )
+    assert sent.status_code == 400 and "UTF-8" in sent.json()["error"]["message"]
+
+
+def test_a_number_that_no_clock_has(server: Server) -> None:
+    after = {"anchor": "last_active_at", "minutes": 10**400}
+    body = {"name": "x", "expires_after": after}
+    headers = {"Authorization": "Bearer secret of ann"}
+    assert server.client.post("/v1/containers", json=body, headers=headers).status_code == 400
+
+
 def test_a_file_that_is_too_large_or_missing(ann: openai.OpenAI, server: Server) -> None:
     id = ann.containers.create(name="full").id
     with pytest.raises(openai.APIStatusError) as large:

@@ -18,6 +18,13 @@ TOOL = {
     "headers": {"X-Key": "s3cret"},
 }
 
+ANTHROPICS = {
+    "type": "url",
+    "name": "x",
+    "url": "https://x.example/s3cret",
+    "authorization_token": "s3cret",
+}
+
 
 def test_a_declaration_without_its_secrets() -> None:
     made = shown(TOOL)
@@ -33,13 +40,16 @@ def test_a_declaration_without_its_secrets() -> None:
         json.dumps({"input": "hi", "tools": [{"type": "function"}, TOOL]}).encode(),
         json.dumps({"tools": [TOOL]}).replace("mcp", "m\\u0063p").encode(),
         json.dumps({"tools": [TOOL]}).encode()[:-1],
+        json.dumps({"tools": [TOOL]}).encode("utf-16"),
+        json.dumps({"mcp_servers": [ANTHROPICS]}).encode(),
     ],
 )
 def test_the_log_of_requests(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "ossia.prompts"):
         logging.getLogger("ossia.prompts").addHandler(caplog.handler)
         logs.prompt("req_1", body)
-    assert "req_1" in caplog.text and "X-Key" not in caplog.text
+    written = caplog.text.replace("\0", "")
+    assert "req_1" in written and "X-Key" not in written and "s3cret" not in written
 
 
 def test_other_bodies_are_logged_as_they_came() -> None:

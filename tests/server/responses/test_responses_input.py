@@ -217,14 +217,15 @@ def test_code_that_the_server_ran() -> None:
 
 def test_references_and_ids() -> None:
     known = {"id": "msg_9", "type": "message", "role": "user", "content": "known"}
-    find = {"msg_9": known}.get
+    other = known | {"id": "msg_7"}
+    find = {"msg_9": known, "msg_7": other}.get
     given = [
         {"type": "item_reference", "id": "msg_9"},
-        {"id": "msg_9"},
+        {"id": "msg_7"},
         {"role": "user", "content": "new"},
     ]
     items = wire_items(given, find)
-    assert items[:2] == [known, known]
+    assert items[:2] == [known, other]
     assert items[2]["id"].startswith("msg_") and items[2]["content"] == [
         {"type": "input_text", "text": "new"}
     ]
@@ -297,3 +298,13 @@ def test_items_are_kept_with_the_id_and_the_status_that_lists_of_them_must_have(
     )
     assert [item["status"] for item in kept] == ["completed"] * 3
     assert [item["id"].split("_")[0] for item in kept] == ["fc", "fco", "msg"]
+
+
+def test_an_item_is_referred_to_once() -> None:
+    """A few bytes for each time would else be any number of long texts."""
+    refer = {"type": "item_reference", "id": "msg_1"}
+    stored = {"id": "msg_1", "type": "message", "role": "user", "content": "long"}
+    for given in ([refer, refer], [stored, refer, refer]):
+        with pytest.raises(ApiError, match="can be referred to once"):
+            wire_items(given, lambda id: dict(stored))
+    assert len(wire_items([stored, refer], lambda id: None)) == 2

@@ -138,6 +138,44 @@ async def test_blocked_domains_bind_search_and_open() -> None:
         assert "pages of council.example.net may not be opened" in told
 
 
+@pytest.mark.parametrize(
+    ("domain", "hosts"),
+    [
+        ("bücher.example", ("xn--bcher-kva.example", "BÜCHER.example:443", "a.bücher。example")),
+        ("xn--bcher-kva.example", ("bücher.example", "xn--bcher-kva.example.")),
+        ("straße.example", ("xn--strae-oqa.example", "straße.example")),
+        ("https://Example.com/", ("example.com", "a.\uff45xample.com", "example.com.:80")),
+        ("http://example.com:8080", ("example.com",)),
+        ("1.2.3.4", ("16909060", "0x1020304", "1.2.772", "01.02.03.04", "[::ffff:1.2.3.4]:80")),
+        ("[2606:4700::1]", ("2606:4700:0:0::1", "[2606:4700::1]:443")),
+    ],
+)
+def test_a_domain_is_the_same_however_it_is_written(domain: str, hosts: Sequence[str]) -> None:
+    for host in hosts:
+        assert Domains.of([domain]).allows(host), host
+        assert not Domains.of(None, [domain]).allows(host), host
+    assert Domains.of(None, [domain]).allows("other.example")
+    assert not Domains.of([domain]).allows("other.example")
+
+
+@pytest.mark.parametrize(
+    "domain", ["", " ", "*", "*.", "https://", "a.example/b", "a b", "ftp://a.example", "a@b.c"]
+)
+def test_what_is_no_domain_is_refused(domain: str) -> None:
+    for lists in (([domain], ()), (None, [domain])):
+        with pytest.raises(ToolError, match="is not a domain"):
+            Domains.of(*lists)
+
+
+async def test_pages_of_an_earlier_request_are_bound_too() -> None:
+    browser = Browser(backend=FakeWeb())
+    session = browser.session(KEY)
+    await said(session, "open", id=f"{SITE}/harbour")
+    assert "council" in await said(session, "open", id=1)
+    later = browser.limited(blocked_domains=["example.net"]).session(KEY)
+    assert "may not be opened" in await said(later, "open", id=1, cursor=0)
+
+
 def narrowed(one: Sequence[str] | None, other: Sequence[str] | None) -> Sequence[str] | None:
     return Domains.of(one).narrowed(Domains.of(other)).allowed
 

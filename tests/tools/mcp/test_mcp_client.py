@@ -21,6 +21,7 @@ from ossia.errors import McpError
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, Sessions, Toolbox, ToolResult, mcp_servers
 from ossia.tools.mcp import Asked, McpConfig, McpServer, Verdict, transport
+from ossia.tools.mcp.declaring import Listed, declared
 from ossia.tools.mcp.results import as_result
 
 pytest.importorskip("mcp")
@@ -115,6 +116,11 @@ def test_texts_are_cut_and_control_tokens_are_text(connect: Connect, tokenizer: 
 def test_many_tools(connect: Connect) -> None:
     names = [tool.name for tool in connect("many").namespace.tools]
     assert (len(names), names[0], names[-1]) == (128, "tool_0", "tool_127")
+
+
+def test_names_that_no_item_can_have() -> None:
+    listed = [Listed(name, "", {"type": "object"}) for name in ("", "x" * 257, "fine")]
+    assert list(declared(McpConfig("a", ("x",)), None, listed).tools) == ["fine"]
 
 
 def test_a_list_of_much_text(connect: Connect) -> None:

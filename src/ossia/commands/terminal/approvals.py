@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ossia.commands.terminal.screen import Screen, is_shown_whole
+from ossia.commands.display import visible
+from ossia.commands.terminal.screen import Screen
 from ossia.tools.approval import Asked, Verdict
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 NOBODY = "Nobody can be asked: this chat does not run at a terminal."
 ANSWERS = {"y": True, "yes": True, "n": False, "no": False, "a": True, "always": True}
 ALWAYS = ("a", "always")
+LONGEST_NAME = 200  # characters
 
 
 class Approver:
@@ -34,12 +37,12 @@ class Approver:
     def __call__(self, asked: Asked) -> Verdict:
         if self._read is None or self._screen is None:
             return Verdict(False, NOBODY)
-        name = ".".join(filter(None, (asked.label, asked.name)))
-        text = _text(asked.arguments)
+        name = _in_line(".".join(filter(None, (asked.label, asked.name))))
+        texts = _texts(asked.arguments)
         if asked.reason == "changed":
             self._screen.note(f"{name} is no longer what it was when this chat began")
-        if not is_shown_whole(text):
-            self._screen.note(text)
+        if not any(map(self._screen.has_shown, texts)):
+            self._screen.note(texts[0])
         self._screen.end_line()
         while True:
             try:
@@ -56,9 +59,18 @@ def at_terminal(approver: Approver, screen: Screen, presses: Presses) -> None:
     approver.attend(screen, lambda question: read_answer(question, presses))
 
 
-def _text(arguments: dict[str, Any]) -> str:
-    """A patch as it is, anything else as JSON."""
+def _in_line(name: str) -> str:
+    """A server may name its tool as it likes, also like a question with its answer."""
+    return " ".join(visible(name[:LONGEST_NAME]).split())
+
+
+def _texts(arguments: dict[str, Any]) -> tuple[str, ...]:
+    """What will be run, first as it is asked for: a patch as it is, anything else as JSON; then as
+    a model may have written the same. JSON in another form may say something else to a person: a
+    name twice, or letters as escapes.
+    """
     match arguments:
         case {"patch": str(patch)}:
-            return patch
-    return json.dumps(arguments, ensure_ascii=False, indent=2)
+            return (patch,)
+    dumps = partial(json.dumps, ensure_ascii=False)
+    return dumps(arguments, indent=2), dumps(arguments), dumps(arguments, separators=(",", ":"))

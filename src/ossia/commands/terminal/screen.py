@@ -45,6 +45,7 @@ class Screen:
         self._waiting = False  # whether that line says that reasoning goes on, which is not shown
         self._items: dict[int, Item] = {}  # of the turn that is shown
         self._calls: dict[int, Cut] = {}  # of our tools, begun to be shown
+        self._whole: set[str] = set()  # the texts of calls that were shown whole
 
     def show(self, event: TurnEvent) -> None:
         match event:
@@ -56,7 +57,10 @@ class Screen:
             case CallStart(index=index, item=call):
                 if index not in self._calls:
                     self._call(index, call, call.text)
-                self._write(self._calls.pop(index).rest(), DIM, "call: ")
+                cut = self._calls.pop(index)
+                if not cut.left_out:
+                    self._whole.add(call.text)
+                self._write(cut.rest(), DIM, "call: ")
                 self.end_line()
             case ItemEnd(item=BuiltinCallItem(failed=True) as call) if event.complete:
                 self._block("failed", self._shortened(call.result), RED)
@@ -68,6 +72,7 @@ class Screen:
                 self.end_line()
                 self._items.clear()
                 self._calls.clear()
+                self._whole.clear()
         self.out.flush()
 
     def _text(self, index: int, text: str) -> None:
@@ -89,6 +94,10 @@ class Screen:
 
     def _shortened(self, text: str) -> str:
         return shortened(text) if self.cuts else text
+
+    def has_shown(self, call: str) -> bool:
+        """Whether a call was written like that in this turn, and shown whole."""
+        return call in self._whole
 
     def note(self, text: str) -> None:
         """A line of our own, not the model's; at a terminal it is folded between words."""
@@ -161,12 +170,6 @@ class Cut:
             self.lines += 1
             self.column = 0
         return words[:room] + (end if is_seen else "")
-
-
-def is_shown_whole(call: str) -> bool:
-    cut = Cut(CALL_LINES)
-    cut.feed(call)
-    return not cut.left_out
 
 
 def shortened(result: str) -> str:

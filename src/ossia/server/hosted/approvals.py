@@ -20,6 +20,7 @@ from ossia.tools import ToolResult
 
 KEPT = 32 << 20  # characters of results
 OVERHEAD = 500  # of a result besides its text
+PREFIX = "mcpr_"
 DIGEST = 32  # hex digits of each part of an id
 UNKNOWN = "error: the call was given up; whether it was carried out is not known"
 
@@ -47,16 +48,20 @@ class Approvals:
         """`digest`: of the tool that would be called, 32 hex digits."""
         assert len(digest) == DIGEST
         nonce = os.urandom(DIGEST // 2).hex()
-        return f"mcpr_{nonce}{digest}{self._signature(nonce, digest, call)}"
+        signature = self._signature(nonce, digest, call)
+        return f"{PREFIX}{nonce}{digest}{signature}"
 
     def digest(self, id: str, call: AskedFor) -> str:
-        """The digest of the tool that was asked about. Raises `ApprovalError`."""
-        given = id.removeprefix("mcpr_")
+        """The digest of the tool that was asked about. Raises `ApprovalError`, also for an id that
+        is written in another way: it would be another call's.
+        """
+        given = id.removeprefix(PREFIX)
         nonce = given[:DIGEST]
         digest = given[DIGEST : 2 * DIGEST]
-        signature = given[2 * DIGEST :]
-        expected = self._signature(nonce, digest, call)
-        if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogatepass")):
+        signature = self._signature(nonce, digest, call)
+        expected = f"{PREFIX}{nonce}{digest}{signature}".encode()
+        written = id.encode("utf-8", "surrogatepass")
+        if not hmac.compare_digest(expected, written):
             raise ApprovalError
         return digest
 

@@ -24,6 +24,7 @@ from ossia.turn.events import Citation, ItemDelta, ItemEnd, ItemStart, MessageIt
 FOLDER = "sandbox:/mnt/data/"
 FILE = re.compile(rf"{FOLDER}[^\s()<>\[\]\"'`]+")
 LINK = re.compile(r" \(\[[^\]]*\]\([^)]*\)\) |【[^【】]*】")  # what stands for a mark
+LONGEST_LINK = 8192  # characters
 MOST_FILES = 100  # links of one message that are looked at
 
 
@@ -142,16 +143,18 @@ def with_marks(text: str, annotations: object) -> str:
     """
     if not isinstance(annotations, list):
         return text
-    before = len(text) + 1
+    before = len(text)
+    parts: list[str] = []  # from the end; there may be very many
     for each in reversed(annotations):
         mark = _mark(each)
         start, end = _span(each, len(text))
-        if not mark or start < 0 or end > before:
+        if not mark or start < 0 or end > before or end - start > LONGEST_LINK:
             continue
         if LINK.fullmatch(text, start, end):
-            text = f"{text[:start]}{mark}{text[end:]}"
+            parts += (text[end:before], mark)
             before = start
-    return text
+    parts.append(text[:before])
+    return "".join(reversed(parts))
 
 
 def flat_annotations(given: object) -> object:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from email.message import Message
 from typing import IO, Annotated, Any, Literal
 from urllib.parse import quote
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from fastapi import APIRouter, Depends
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
@@ -31,6 +32,7 @@ from ossia.tools.kinds import PYTHON, SHELL
 STATUSES = {"not_found": 404, "expired": 404, "too_many": 429, "too_large": 413}
 SIZES = {"1g": 1 << 30, "4g": 4 << 30, "16g": 16 << 30, "64g": 64 << 30}
 MINUTE = 60.0
+MOST_MINUTES = 2**53  # that can be counted; fewer are given
 CHUNK = 1 << 18
 # whatever a browser is told that these bytes are, it must not run them as a page of ours
 SAVED = {
@@ -81,7 +83,7 @@ UPLOAD = {
 
 class ExpiresAfter(Part):
     anchor: Literal["last_active_at"]
-    minutes: Annotated[int, Ge(1)]
+    minutes: Annotated[int, Ge(1), Le(MOST_MINUTES)]
 
 
 class NetworkPolicy(Part):
@@ -225,8 +227,7 @@ def _add_files(routes: APIRouter, service: Service) -> None:
         """Puts a file into /mnt/data: multipart/form-data with a part `file`."""
         place = _Place(service, request)
         container = place.container(container_id)
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            raise bad("send the file itself: multipart/form-data with a part named file", "file")
+        _check_form(request.headers.get("content-type", ""))
         async with request.form(max_files=1, max_fields=8) as form:
             file = form.get("file")
             if not isinstance(file, UploadFile):
@@ -283,6 +284,17 @@ def _add_content(routes: APIRouter, service: Service) -> None:
         headers = dict(SAVED)
         headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{written}"
         return StreamingResponse(_pieces(opened), headers=headers)
+
+
+def _check_form(content_type: str) -> None:
+    """Raises `ApiError`. A form may say how its names are written, in any codec that Python has."""
+    told = Message()
+    told["Content-Type"] = content_type
+    if told.get_content_type() != "multipart/form-data":
+        raise bad("send the file itself: multipart/form-data with a part named file", "file")
+    charset = str(told.get_param("charset", "utf-8")).lower()
+    if charset not in ("utf-8", "utf8"):
+        raise bad("a form of this charset is not read: UTF-8 is", "file")
 
 
 async def _written(

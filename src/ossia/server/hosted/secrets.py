@@ -12,14 +12,19 @@ from urllib.parse import urlsplit
 import orjson
 
 HIDDEN = ("authorization", "headers")
+TOKENS = ("authorization_token", *HIDDEN)  # Anthropic's name for it, too
+ADDRESSES = ("server_url", "url")
+LISTS = ("tools", "mcp_servers")  # the second is Anthropic's; all of its items are servers
 MCP = "mcp"
+MARKS = (b"mcp", b"\\u", b"\0")  # of which one stands in a body of servers, however it is written
 
 
 def shown(tool: Mapping[str, Any]) -> dict[str, Any]:
     """A declaration without its secrets. Of an address there is the host: all else may be one."""
-    made = {key: value for key, value in tool.items() if key not in HIDDEN}
-    if made.get("server_url") is not None:
-        made["server_url"] = _host(made["server_url"])
+    made = {key: value for key, value in tool.items() if key not in TOKENS}
+    for name in ADDRESSES:
+        if made.get(name) is not None:
+            made[name] = _host(made[name])
     return made
 
 
@@ -37,14 +42,27 @@ def in_body(body: bytes) -> bytes:
     try:
         asked = orjson.loads(body)
     except orjson.JSONDecodeError:
-        if b"mcp" not in body and b"\\u" not in body:
+        if not any(mark in body for mark in MARKS):
             return body
         return b"(it is not JSON, and is left out, for it may hold what lets in at a server)"
-    tools = asked.get("tools") if isinstance(asked, dict) else None
-    if not isinstance(tools, list) or not any(map(_is_server, tools)):
+    if not isinstance(asked, dict):
         return body
-    asked["tools"] = [shown(tool) if _is_server(tool) else tool for tool in tools]
-    return orjson.dumps(asked)
+    plain = dict(asked)
+    for name in LISTS:
+        given = asked.get(name)
+        if isinstance(given, list):
+            plain[name] = [_plain(each, name) for each in given]
+    if plain == asked:
+        return body
+    return orjson.dumps(plain)
+
+
+def _plain(declared: Any, where: str) -> Any:
+    if not isinstance(declared, Mapping):
+        return declared
+    if where == "tools" and not _is_server(declared):
+        return declared
+    return shown(declared)
 
 
 def _is_server(tool: Any) -> bool:

@@ -73,7 +73,7 @@ class _Reader:
         self.remembered = remembered
         self.calls: dict[str, str] = {}  # id -> the tool's name
         self.uses: dict[str, Any] = {}  # id -> the block of a use of a server's tool
-        self.open_calls: list[str] = []  # ids of those without a result yet
+        self.open_calls: dict[str, None] = {}  # ids of those without a result yet
         self.unopened: list[SealError] = []
         self.elsewhere = 0  # blocks that are left out
         self.pages: dict[int, tuple[str, str]] = {}
@@ -106,9 +106,8 @@ class _Reader:
     def _result(self, block: At) -> Message:
         id = block["tool_use_id"].text("")
         if not id and len(self.open_calls) == 1:
-            id = self.open_calls[0]  # it can be no other's
-        if id in self.open_calls:
-            self.open_calls.remove(id)
+            id = next(iter(self.open_calls))  # it can be no other's
+        self.open_calls.pop(id, None)
         if id not in self.calls:
             raise block["tool_use_id"].wrong(f"is {id!r:.80}: no tool_use before it has this id")
         content = block["content"]
@@ -190,7 +189,7 @@ class _Reader:
         if "input" in block:
             given = block["input"].object().value
         self.calls[id] = name
-        self.open_calls.append(id)
+        self.open_calls[id] = None
         text = json.dumps(given, ensure_ascii=False)
         recipient = f"{FUNCTIONS}.{name}"
         return Message(Role.ASSISTANT, text, None, "commentary", recipient, CONSTRAIN + "json")

@@ -8,6 +8,8 @@ const LONGEST_SHOWN = 20000; // characters of an output
 const cut = text => text.length > LONGEST_SHOWN ? `${text.slice(0, LONGEST_SHOWN)}\n… ${(text.length - LONGEST_SHOWN).toLocaleString("en")} characters more` : text;
 const text = value => typeof value === "string" ? value : value === null || value === undefined ? "" : JSON.stringify(value, null, 2);
 const firstLine = value => text(value).trim().split("\n")[0].slice(0, 200);
+/** As it is, but for marks that turn the direction of what is read. */
+const straight = value => text(value).replace(/[\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
 const isList = value => Array.isArray(value) ? value : [];
 
 /** Arguments as one line, and as they are shown in full. */
@@ -188,9 +190,10 @@ class ApprovalView {
   asking(item) {
     const reason = h("input", { type: "text", "aria-label": "Why not (optional)", placeholder: "Why not (optional)", maxlength: "1000" });
     const say = (approve, more) => decide(this.chat, this.turn, item, approve, more);
-    return h("section", { class: "approval", role: "group", "aria-label": `May the model use ${text(item.name)} of ${text(item.server_label)}?` },
-      h("p", {}, icon("plug"), h("span", {}, "May the model use ", h("b", {}, text(item.name)), " of ", h("b", {}, text(item.server_label)), "?")),
-      h("pre", { tabindex: "0", role: "group", "aria-label": "Arguments" }, cut(argumentsOf(item.arguments)[1])),
+    const name = straight(item.name), label = straight(item.server_label);
+    return h("section", { class: "approval", role: "group", "aria-label": `May the model use ${name} of ${label}?` },
+      h("p", {}, icon("plug"), h("span", {}, "May the model use ", h("b", {}, name), " of ", h("b", {}, label), "?")),
+      h("pre", { tabindex: "0", role: "group", "aria-label": "Arguments" }, straight(argumentsOf(item.arguments)[1])), // all that will be run
       h("div", { class: "row" },
         h("button", { class: "button main", type: "button", click: () => say(true) }, "Approve"),
         h("button", { class: "button", type: "button", click: () => say(true, { always: true }) }, "Always in this conversation")),

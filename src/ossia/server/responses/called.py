@@ -6,7 +6,6 @@ Knows the items and what the model wrote; nothing of the response around them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from ossia.server.responses.items import AtOnce, Wire
 from ossia.tools.kinds import APPLY_PATCH, SHELL, ToolKind
 from ossia.tools.patch import operations, read_patch
 from ossia.tools.shell import Arguments
+from ossia.tools.texts import read_json
 from ossia.turn.events import ApprovalItem, Item, ToolCallItem, new_id
 
 NO_PATCH = "(this is no patch)"  # the path of an operation that no client can carry out
@@ -124,7 +124,7 @@ def _local_shell(call: ToolCallItem, complete: bool) -> AtOnce:
     action: dict[str, Any] = {}
     try:
         Arguments.of(call.text)
-        given = json.loads(call.text)
+        given = read_json(call.text)
         action = {key: given[key] for key in ("commands", *NO_LIMITS) if key in given}
     except ToolError:  # it was cut, or the model could not do better
         pass

@@ -7,7 +7,7 @@ names the item.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -73,26 +73,43 @@ def wire_items(wanted: Any, find: Callable[[str], Item | None]) -> list[Item]:
             )
         ]
     items: list[Item] = []
+    before: dict[str, Item] = {}  # by id
+    referred: set[str] = set()
     for at in At(wanted, "input").items("a string or a list of items"):
-        items.append(_item(at.object(), items, find))
+        item = _item(at.object(), before, referred, find)
+        items.append(item)
+        before.setdefault(item["id"], item)
     return items
 
 
-def _item(at: At, before: Sequence[Item], find: Callable[[str], Item | None]) -> Item:
+def _item(
+    at: At,
+    before: Mapping[str, Item],
+    referred: set[str],
+    find: Callable[[str], Item | None],
+) -> Item:
     kind = at["type"].text("message" if "role" in at else "")
     id = at["id"].value
     if kind == "item_reference" or (not kind and isinstance(id, str)):
-        return _referred(at, before, find)
+        return _referred(at, before, referred, find)
     if kind not in READ:
         raise at.wrong(f"is of type {kind!r:.80}; this server reads {', '.join(READ)}")
     return _with_id({**at.value, "type": kind})
 
 
-def _referred(at: At, before: Sequence[Item], find: Callable[[str], Item | None]) -> Item:
+def _referred(
+    at: At,
+    before: Mapping[str, Item],
+    referred: set[str],
+    find: Callable[[str], Item | None],
+) -> Item:
+    """Each item once: a few bytes must not stand for any number of long texts."""
     id = at["id"].value
     if isinstance(id, str):
-        sent = next((each for each in before if each.get("id") == id), None)
-        found = sent or find(id)
+        if id in referred:
+            raise at.wrong(f"names {id!r:.80} again: an item can be referred to once")
+        referred.add(id)
+        found = before.get(id) or find(id)
         if found is not None:
             return found
     raise at.wrong(
@@ -196,12 +213,11 @@ class Reader(Said):
         name = item["name"].value
         id = call_id.value
         if not (id or name) and len(self.open_calls) == 1:
-            id = self.open_calls[0]  # it can be no other's
+            id = next(iter(self.open_calls))  # it can be no other's
         recipient = None
         if isinstance(id, str):
             recipient = self.callees.get(id)
-        if id in self.open_calls:
-            self.open_calls.remove(id)
+            self.open_calls.pop(id, None)
         if recipient is None and isinstance(name, str) and name:
             recipient = f"{_namespace(item)}.{name}"
         if recipient is None:

@@ -117,16 +117,18 @@ class Said:
     related: Related = field(default_factory=Related)
     answered: set[str] = field(default_factory=set)  # call_ids
     callees: dict[str, str] = field(default_factory=dict)  # call_id -> recipient
-    open_calls: list[str] = field(default_factory=list)  # call_ids of those without a result yet
+    open_calls: dict[str, None] = field(default_factory=dict)  # call_ids without a result yet
     begin: int = 0  # of the messages that the model wrote last, without a break
     # whether calls of the server's tools, whose results items do not tell, belong to them
     hosted: bool = False
+    has_call: bool = False  # whether a call that the client carries out is among them
 
     def add(self, message: Message) -> None:
         self.messages.append(message)
         if message.role is not Role.ASSISTANT:
             self.begin = len(self.messages)
             self.hosted = False
+            self.has_call = False
 
     def called(
         self, recipient: str, body: str, call_id: str | None = None, *, is_json: bool = True
@@ -134,8 +136,10 @@ class Said:
         """A call. `call_id`: by which its result finds it."""
         if call_id is not None:
             self.callees[call_id] = recipient
-            self.open_calls.append(call_id)
-            self.remember(call_id)
+            self.open_calls[call_id] = None
+            if not self.has_call:
+                self.remember(call_id)
+            self.has_call = True
         content_type = f"{CONSTRAIN}json" if is_json else "code"
         self.add(Message(Role.ASSISTANT, body, None, "commentary", recipient, content_type))
 
@@ -148,8 +152,7 @@ class Said:
         recipient = self.callees.get(str(call_id.value))
         if recipient is None:
             raise call_id.wrong(f"is {call_id.value!r:.80}: no call before it has this call_id")
-        if call_id.value in self.open_calls:
-            self.open_calls.remove(str(call_id.value))
+        self.open_calls.pop(str(call_id.value), None)
         self.told(recipient, text)
 
     def remember(self, call_id: str) -> None:

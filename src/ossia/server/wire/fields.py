@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ossia.server.wire.errors import ApiError, bad
+from ossia.tools.texts import without_halves
 
 PAIRS = 16  # of metadata, at most
 KEY = 64  # characters of a key in it
@@ -81,22 +82,11 @@ def plain_json(raw: bytes) -> Any:
         text = raw.decode(json.detect_encoding(raw), "surrogatepass")
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         if "\\ud" in text or "\\uD" in text or HALF.search(text):
-            value = _whole(value)
+            value = without_halves(value)
     except json.JSONDecodeError:
         raise
     except (ValueError, RecursionError) as error:
         raise json.JSONDecodeError(str(error) or "nested too deeply", "", 0) from error
-    return value
-
-
-def _whole(value: Any) -> Any:
-    """The value, its halves of characters replaced, in keys too."""
-    if isinstance(value, str):
-        return HALF.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [_whole(item) for item in value]
-    if isinstance(value, dict):
-        return {_whole(key): _whole(item) for key, item in value.items()}
     return value
 
 

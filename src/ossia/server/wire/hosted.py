@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from ossia.errors import ToolError
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At
 from ossia.tools import Tool
 from ossia.tools.browser import Browser, LimitedBrowser
+from ossia.tools.browser.backend import domain_of
 from ossia.tools.kinds import BROWSER
 from ossia.tools.protocol import by_wire_type
 
@@ -27,7 +29,7 @@ def _browser(tool: Tool, declared: At) -> Tool:
     """
     filters = declared
     if "filters" in declared:
-        filters = declared["filters"]
+        filters = declared["filters"].object("an object with lists of domains")
     allowed = _domains(filters["allowed_domains"])
     blocked = _domains(filters["blocked_domains"])
     external = declared["external_web_access"]
@@ -43,7 +45,14 @@ def _domains(given: At) -> list[str]:
     """An empty list is as good as none. Raises `ApiError`."""
     if not given.value:
         return []
-    return [each.word() for each in given.items("a list of domains")]
+    return [_domain(each) for each in given.items("a list of domains")]
+
+
+def _domain(given: At) -> str:
+    try:
+        return domain_of(given.word())
+    except ToolError as error:
+        raise given.wrong(f"is wrong: {error}") from error
 
 
 # by the name of a kind

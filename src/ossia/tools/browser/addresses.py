@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+
+from ossia.tools.browser.needed import extra
 
 Address = IPv4Address | IPv6Address
 NAT64 = IPv6Network("64:ff9b::/96")
+# an IPv4 address as resolvers take it: of one to four numbers, also octal or hexadecimal ones
+_NUMBERS = re.compile(r"(?:0x[0-9a-f]+|[0-9]+)(?:\.(?:0x[0-9a-f]+|[0-9]+)){0,3}")
 # `is_global` says of these that they are public, and they are not to be asked
 CLOSED = tuple(
     ip_network(each)
@@ -53,3 +59,36 @@ def _inside(address: Address) -> IPv4Address | None:
     if address in NAT64:
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return None
+
+
+def host_name(host: str) -> str:
+    """A host, with or without its port, as there is one way to write it: small letters, other
+    alphabets as DNS has them (`xn--`), addresses in their usual form. What is no host is kept.
+    """
+    name = host.strip().lower()
+    if name.startswith("["):
+        name = name[1:].partition("]")[0]
+    elif name.count(":") == 1:
+        name = name.partition(":")[0]
+    if not name.isascii():
+        name = _encoded(name)
+    name = name.strip(".")
+    if _NUMBERS.fullmatch(name):
+        try:
+            name = socket.inet_ntoa(socket.inet_aton(name))
+        except OSError:  # a number that is too large
+            return name
+    try:
+        address = parsed(name)
+    except ValueError:
+        return name
+    return str(_inside(address) or address)
+
+
+def _encoded(name: str) -> str:
+    with extra():
+        import idna
+    try:
+        return idna.encode(name, uts46=True).decode()
+    except UnicodeError:
+        return name

@@ -6,13 +6,13 @@ read. Knows the three functions; nothing of pages.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ossia.errors import ToolError
+from ossia.tools.texts import read_json
 
 MOST_RESULTS = 20
 RESULTS = 10
@@ -87,8 +87,8 @@ def _open(given: Mapping[str, Any]) -> Open:
 
 def _object(function: str, text: str) -> dict[str, Any]:
     try:
-        given = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError):
+        given = read_json(text) if text.strip() else {}
+    except ValueError:
         given = None
     if not isinstance(given, dict):
         raise ToolError(f"The arguments of `{function}` are not a JSON object.")

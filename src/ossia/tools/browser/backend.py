@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ossia.errors import ToolError
+from ossia.tools.browser.addresses import host_name
 from ossia.tools.browser.book import Page
+
+NO_HOST = frozenset("/\\?#@*")  # characters of URLs that are in no host's name
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,12 @@ class Domains:
 
     @classmethod
     def of(cls, allowed: Iterable[str] | None = None, blocked: Iterable[str] = ()) -> Domains:
-        """As people write them: in any case, with dots and stars at the ends."""
-        only = None if allowed is None else tuple(map(_plain, allowed))
-        return cls(only, tuple(map(_plain, blocked)))
+        """As people write them: see `domain_of`. Raises `ToolError`."""
+        only = None if allowed is None else tuple(map(domain_of, allowed))
+        return cls(only, tuple(map(domain_of, blocked)))
 
     def allows(self, host: str) -> bool:
-        name = host.partition(":")[0].rstrip(".").lower()
+        name = host_name(host)
         if _is_below(name, self.blocked):
             return False
         return self.allowed is None or _is_below(name, self.allowed)
@@ -39,13 +42,21 @@ class Domains:
         """Raises `ToolError`."""
         if self.allows(host):
             return
-        if _is_below(host.partition(":")[0].rstrip(".").lower(), self.blocked):
+        if _is_below(host_name(host), self.blocked):
             raise ToolError(f"pages of {host} may not be opened")
         raise ToolError(f"only pages of {', '.join(self.allowed or ()) or 'no site'} may be opened")
 
 
-def _plain(domain: str) -> str:
-    return domain.strip().lower().removeprefix("*").strip(".")
+def domain_of(text: str) -> str:
+    """A domain as people write it: in any case and alphabet, with dots and stars at the ends, as
+    the URL of a site. Raises `ToolError` for what would bind nothing, or something else.
+    """
+    scheme, _, rest = text.strip().rpartition("://")
+    name = host_name(rest.removesuffix("/").removeprefix("*"))
+    is_known = scheme.lower() in ("", "http", "https")
+    if not is_known or not name or any(each.isspace() or each in NO_HOST for each in name):
+        raise ToolError(f"{text[:80]!r} is not a domain: a name such as example.com is expected")
+    return name
 
 
 def _is_below(name: str, domains: Iterable[str]) -> bool:

@@ -10,7 +10,6 @@ operator's: HTML is read here.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ossia.tools.browser.documents import text_page, trusted_page
 from ossia.tools.browser.html import host_of, one_line, read_html
 from ossia.tools.browser.needed import extra
 from ossia.tools.browser.results import without_marks
+from ossia.tools.texts import read_json
 
 BASE = "https://corpus/"
 SUFFIXES = frozenset({".txt", ".md", ".html", ".htm"})
@@ -54,7 +54,7 @@ class Entry:
             return _read(self.path)
         with self.path.open("rb") as file:
             file.seek(self.start)
-            return str(json.loads(file.read(self.length))["text"])
+            return str(read_json(file.read(self.length))["text"])
 
     @property
     def is_html(self) -> bool:
@@ -235,9 +235,9 @@ def _lines(path: Path, base: str) -> Iterator[Entry]:
 
 def _entry(path: Path, number: int, start: int, line: bytes, base: str) -> Entry:
     try:
-        value = json.loads(line)
+        value = read_json(line)
         text = value["text"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ToolError(
             f"{path}, line {number}: expected an object with url, title and text"
         ) from error

@@ -7,7 +7,6 @@ for documents that are trusted, here. Raises `ToolError` for what cannot be read
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ossia.tools.browser.book import Kind, Page
 from ossia.tools.browser.html import LONGEST_TITLE, Readable, host_of, inert, one_line, read_html
 from ossia.tools.browser.needed import check_installed
 from ossia.tools.confined import PDF, run_confined
+from ossia.tools.texts import read_json
 
 HTML = Path(__file__).with_name("reader.py")
 SECONDS = 15.0  # of the clock, that a document may take to be read
@@ -119,7 +119,7 @@ async def _html(text: str, url: str) -> Readable:
     written, why = await run_confined(HTML, data, SECONDS, url)
     if why:
         raise ToolError(f"the page cannot be read: {why}")
-    title, body, links = json.loads(written)
+    title, body, links = read_json(written)
     return Readable(title, body, links)
 
 

@@ -138,6 +138,8 @@ class BrowserSession:
             return await self._match(page, wanted)
         url = page.url if wanted.link < 0 else _link(page, wanted.link)
         kind: Kind = "source" if wanted.view_source else "page"
+        if url:  # an earlier request may have been allowed more
+            self.domains.check(host_of(url))
         known = self.book.known(url, kind) if url else None
         if known is None:
             known = await self._fetched(url, wanted.view_source)

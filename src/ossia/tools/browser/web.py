@@ -8,7 +8,6 @@ plain text. Knows each service's API.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from ossia.tools.browser.book import Page
 from ossia.tools.browser.documents import read_document
 from ossia.tools.browser.fetching import AGENT, Fetcher
 from ossia.tools.browser.needed import extra
+from ossia.tools.texts import read_json
 
 if TYPE_CHECKING:
     import httpx2
@@ -93,8 +93,8 @@ class Service:
                     raise ToolError("the search service sent too much")
                 parts.append(part)
         try:
-            return json.loads(b"".join(parts))
-        except (ValueError, RecursionError) as error:
+            return read_json(b"".join(parts))
+        except ValueError as error:
             raise ToolError("the search service did not answer with JSON") from error
 
     def check(self, status: int) -> None:

@@ -26,6 +26,7 @@ from ossia.tools.mcp.config import McpConfig, recipient_name
 from ossia.tools.texts import clean
 
 log = logging.getLogger("ossia.tools")
+LONGEST_NAME = 256  # characters; clients send it with every call, and back
 MOST_TOOLS = 128  # of one server
 INSTRUCTIONS = 2000  # characters
 DESCRIPTION = 1000  # characters, of a tool and of a part of its schema
@@ -86,6 +87,9 @@ def declared(config: McpConfig, instructions: str | None, listed: Sequence[Liste
     tools: dict[str, DeclaredTool] = {}
     for each in listed:
         if config.allow is not None and each.name not in config.allow:
+            continue
+        if not 0 < len(each.name) <= LONGEST_NAME:
+            log.warning("mcp %s: a tool without a name, or with a long one", config.label)
             continue
         name = recipient_name(each.name, tools)
         function = _function(name, each)

@@ -8,7 +8,6 @@ be approved again, one that it adds is not known.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from ossia.tools.mcp.pool import Pool
 from ossia.tools.mcp.results import as_result
 from ossia.tools.protocol import SessionKey, ToolResult
 from ossia.tools.sessions import background_loop
+from ossia.tools.texts import read_json
 
 Save = Callable[[SessionKey, str, str], str | None]
 
@@ -198,8 +198,8 @@ class McpSession:
 
 def _arguments(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError) as error:
+        value = read_json(text or "{}")
+    except ValueError as error:
         raise ToolError(f"the arguments are not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ToolError("the arguments must be an object")

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ossia.tools.texts import without_halves
+
 KEYS = ("input", "patch", "command")
 # The beginning of a here-document, alone or as a command's input.
 _HEREDOC = re.compile(r"(?:apply_patch\s*)?<<-?\s*(['\"]?)(\w+)\1\s*")
@@ -64,7 +66,7 @@ def _from_json(text: str) -> str | None:
     if not text.lstrip().startswith(("{", "[", '"')):
         return None
     try:
-        value = json.loads(text, strict=False)
+        value = without_halves(json.loads(text, strict=False))
     except (ValueError, RecursionError):
         return None
     if isinstance(value, Mapping):
