@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ossia.commands.hosted.tools import browser
+from ossia.commands.hosted.tools import browser, corpus_option, searx_option
 from ossia.commands.options import Command, Group, option
 from ossia.errors import McpError
 
@@ -39,16 +39,8 @@ class Options:
 
     tools: str = option("", "which tools, between commas", "NAMES", shown="none")
     patch_root: Path = option(Path("."), "the folder that apply_patch edits", "DIR")
-    corpus: str | None = option(
-        None,
-        "what the browser searches: a folder of texts, or a file of JSON lines",
-        "DIR",
-        shown="nothing: it opens URLs",
-        one_of="search",
-    )
-    searx: str | None = option(
-        None, "address of a SearXNG that the browser searches the web with", "URL", one_of="search"
-    )
+    corpus: str | None = corpus_option()
+    searx: str | None = searx_option()
     http: str | None = option(None, "listen there instead of on standard input", "HOST:PORT")
     keys: Path | None = option(None, "who may connect, as for `ossia serve`", "FILE")
 

@@ -12,7 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ossia.commands.hosted.tools import about_browser, browser, names_in
+from ossia.commands.hosted.tools import (
+    about_browser,
+    browser,
+    corpus_option,
+    names_in,
+    searx_option,
+)
 from ossia.commands.options import option
 from ossia.errors import RequestError
 
@@ -39,16 +45,8 @@ class ChatTools:
     tools: str = option(
         "", "python, browser, shell and apply_patch, any of them between commas", "NAMES"
     )
-    corpus: str | None = option(
-        None,
-        "what the browser searches: a folder of texts, or a file of JSON lines",
-        "DIR",
-        shown="nothing: it opens URLs",
-        one_of="search",
-    )
-    searx: str | None = option(
-        None, "address of a SearXNG that the browser searches the web with", "URL", one_of="search"
-    )
+    corpus: str | None = corpus_option()
+    searx: str | None = searx_option()
     mcp: str | None = option(
         None, "MCP servers: a file with mcpServers, as other clients have it", "FILE"
     )

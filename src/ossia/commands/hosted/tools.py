@@ -28,6 +28,17 @@ OF_BROWSER = ("corpus", "searx")
 OF_CODE = ("containers", "python_unsafe")
 
 
+def corpus_option() -> str | None:
+    """Of every command that has a browser, as `searx_option` is."""
+    about = "what the browser searches: a folder of texts, or a file of JSON lines"
+    return option(None, about, "DIR", shown="nothing: it opens URLs", one_of="search")
+
+
+def searx_option() -> str | None:
+    about = "address of a SearXNG that the browser searches the web with"
+    return option(None, about, "URL", one_of="search")
+
+
 @dataclass(frozen=True)
 class Hosted:
     """What the server runs when a request asks for it."""
@@ -38,16 +49,8 @@ class Hosted:
     )
 
     tools: str = option("", "browser, python and shell, between commas", "NAMES", shown="none")
-    corpus: str | None = option(
-        None,
-        "what the browser searches: a folder of texts, or a file of JSON lines",
-        "DIR",
-        shown="nothing: it opens URLs",
-        one_of="search",
-    )
-    searx: str | None = option(
-        None, "address of a SearXNG that the browser searches the web with", "URL", one_of="search"
-    )
+    corpus: str | None = corpus_option()
+    searx: str | None = searx_option()
     containers: str | None = option(
         None, "where the files of code are kept", "DIR", shown="a temporary folder"
     )
