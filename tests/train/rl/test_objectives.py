@@ -15,14 +15,13 @@ from ossia.train.rl import correction
 from ossia.train.rl.advantage import Advantage, advantages, is_dead
 from ossia.train.rl.objectives import (
     LOSSES,
-    Loss,
     Sampled,
-    clipped_share,
+    is_clipped,
     kl_from,
     kl_to,
-    shares,
     token_losses,
 )
+from ossia.train.rl.settings import Correction, Loss
 
 V = 5
 SEQUENCES = list(itertools.product(range(V), range(V)))
@@ -202,7 +201,7 @@ def test_a_token_by_itself(
     (gradient,) = torch.autograd.grad(found, sampled.now_R)
     assert gradient.item() == pytest.approx(slope, abs=1e-12)
     cut = slope == 0 or (loss == "cispo" and ratio > 5)
-    assert clipped_share(loss, sampled).item() == float(cut)
+    assert is_clipped(loss, sampled).item() == cut
 
 
 def test_what_is_not_kept_has_no_part_and_no_gradient() -> None:
@@ -251,20 +250,7 @@ def test_maxrl_refuses_negative_rewards() -> None:
         advantages([-1.0, 1.0], "maxrl")
 
 
-# ---- normalizers and measures --------------------------------------------------------------------
-
-
-def test_shares_have_one_mask() -> None:
-    keep = torch.tensor([1.0, 1, 1, 0, 1, 0, 0])
-    sequence = torch.tensor([0, 0, 0, 0, 1, 1, 2])
-    tokens = shares(keep, sequence, "tokens")
-    assert tokens.tolist() == [0.25, 0.25, 0.25, 0, 0.25, 0, 0]
-    samples = shares(keep, sequence, "samples")
-    assert samples.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 0, 0.5, 0, 0])
-    assert shares(keep, sequence, "constant", 8.0).sum().item() == 0.5
-    with pytest.raises(ValueError, match="divisor"):
-        shares(keep, sequence, "constant")
-    assert shares(keep * 0, sequence, "samples").abs().sum() == 0
+# ---- corrections and measures --------------------------------------------------------------------
 
 
 def test_equal_log_probabilities_are_not_corrected() -> None:
@@ -281,7 +267,7 @@ def test_corrections_of_what_differs() -> None:
     behaviour = -torch.tensor([1.0, 0.25, 0.004, 0.008], dtype=torch.float64)
     keep, sequence = torch.ones(4), torch.tensor([0, 0, 1, 1])
 
-    def found(kind: correction.Correction) -> list[float]:
+    def found(kind: Correction) -> list[float]:
         weights: list[float] = correction.weights(kind, old, behaviour, keep, sequence).tolist()
         return weights
 

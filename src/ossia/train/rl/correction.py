@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ossia.train.rl.objectives import of_samples
-
-Correction = Literal["none", "tis", "mis", "seq_tis", "seq_mis", "geo"]
+from ossia.train.rl.settings import Correction
 
 LARGEST = 20.0  # of |O - M| of a token, before it is raised to a power
 TIS_MOST = 2.0  # truncated importance sampling (Ionides 2008)

@@ -2,8 +2,8 @@
 
 R sampled tokens of S samples. `now` L is what the weights of this moment give (with a gradient),
 `old` O what the weights that sampled give in the trainer, `behaviour` M what the engine reported
-when it sampled. Where both are exact O and M are the same bits. Everything here is of a token; what
-is divided by what is `shares`'.
+when it sampled. Where the engine is exact O and M are the same bits. Everything here is of a token;
+what a token weighs in its step is `objective.weights`'.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Loss = Literal["reinforce", "clip", "gspo", "cispo"]
-Normalizer = Literal["tokens", "samples", "constant"]
+from ossia.train.rl.settings import Loss
 
 CLIP = (0.8, 1.28)  # of a token's ratio: more room upwards (DAPO, arXiv 2503.14476)
 DUAL = 3.0  # how much a token with a negative advantage may weigh (arXiv 1912.09729, eq. 8)
@@ -88,26 +87,23 @@ LOSSES: dict[Loss, Callable[[Sampled], Tensor]] = {
 
 
 def token_losses(loss: Loss, sampled: Sampled) -> Tensor:
-    """[R]: what each token adds, before `shares`; 0 for what is not kept."""
+    """[R]: what each token adds, before it is weighed; 0 for what is not kept."""
     values_R = LOSSES[loss](sampled)
     return torch.where(sampled.keep_R > 0, values_R, torch.zeros_like(values_R))
 
 
-def clipped_share(loss: Loss, sampled: Sampled) -> Tensor:
-    """The share of kept tokens that the clip leaves without a gradient, or cuts (cispo)."""
+def is_clipped(loss: Loss, sampled: Sampled) -> Tensor:
+    """bool [R]: whether the clip leaves a token without a gradient, or cuts its weight (cispo)."""
     ratio_R = sampled.ratio_R.detach()
     up_R = sampled.advantage_R > 0
     if loss == "gspo":
         log_R = of_samples(ratio_R.log(), sampled.keep_R, sampled.sequence_R, "mean")
-        out_R = _outside(log_R.exp(), up_R, GSPO_CLIP)
-    elif loss == "clip":
-        out_R = _outside(ratio_R, up_R, CLIP) | (~up_R & (ratio_R > DUAL))
-    elif loss == "cispo":
-        out_R = ratio_R > CISPO_MOST
-    else:
-        out_R = torch.zeros_like(up_R)
-    kept_R = sampled.keep_R > 0
-    return (out_R & kept_R).sum() / kept_R.sum().clamp(min=1)
+        return _outside(log_R.exp(), up_R, GSPO_CLIP)
+    if loss == "clip":
+        return _outside(ratio_R, up_R, CLIP) | (~up_R & (ratio_R > DUAL))
+    if loss == "cispo":
+        return ratio_R > CISPO_MOST
+    return torch.zeros_like(up_R)
 
 
 def _outside(ratio_R: Tensor, up_R: Tensor, bounds: tuple[float, float]) -> Tensor:
@@ -131,9 +127,6 @@ def kl_from(now_R: Tensor, old_R: Tensor, reference_R: Tensor) -> Tensor:
     return (now_R - old_R).exp() * kl_to(now_R, reference_R)
 
 
-# ---- sums over samples, and what a step is divided by --------------------------------------------
-
-
 def of_samples(
     values_R: Tensor, keep_R: Tensor, sequence_R: Tensor, kind: Literal["sum", "mean"]
 ) -> Tensor:
@@ -147,27 +140,3 @@ def of_samples(
         kept_S = values_R.new_zeros(count).index_add(0, index_R, ones_R)
         sum_S = sum_S / kept_S.clamp(min=1)
     return sum_S[index_R]
-
-
-def shares(
-    keep_R: Tensor, sequence_R: Tensor, normalizer: Normalizer, constant: float | None = None
-) -> Tensor:
-    """[R]: what each token's loss is multiplied by, so that the sum over a whole step, however it
-    is cut into parts, is the step's loss. 0 for what is not kept.
-
-    tokens    every kept token of the step weighs the same (DAPO)
-    samples   every sample with a kept token weighs the same, its tokens among themselves (GRPO)
-    constant  one divisor, whatever the lengths (Dr. GRPO, arXiv 2503.20783): give it
-
-    One mask decides numerator and denominator. Of a step with nothing kept all are 0.
-    """
-    kept_R = (keep_R > 0).to(torch.float64)
-    if normalizer == "constant":
-        if constant is None or constant <= 0:
-            raise ValueError(f"the constant normalizer needs a divisor above 0, found {constant}")
-        return kept_R / constant
-    if normalizer == "tokens":
-        return kept_R / kept_R.sum().clamp(min=1)
-    length_R = of_samples(kept_R, keep_R, sequence_R, "sum").clamp(min=1)
-    samples = len(sequence_R[keep_R > 0].unique())
-    return kept_R / length_R / max(1, samples)

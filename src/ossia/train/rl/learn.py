@@ -1,0 +1,160 @@
+"""The loop of reinforcement learning: ask, sample, grade, compare, learn.
+
+    Learner(...)    the batches of a `train.run.Run`: each is sampled from the weights as they are
+
+A step is a function of the weights and of (seed, step): one that was interrupted is done again to
+the same bytes. Knows the order of things; each of them has a file of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ossia.data.packing import PackedBatch
+from ossia.kernels.logprobs import logprobs
+from ossia.model import Transformer
+from ossia.tasks.environment import Ask
+from ossia.tokenizer import Tokenizer
+from ossia.train.rl import batches, record
+from ossia.train.rl.asks import Problems
+from ossia.train.rl.curriculum import Curriculum
+from ossia.train.rl.evaluate import evaluate
+from ossia.train.rl.health import Alarms, numbers
+from ossia.train.rl.sampler import Sampler
+from ossia.train.rl.settings import Evaluating, Objective, Sampling
+from ossia.train.rl.worth import Valued, is_live, valued
+from ossia.train.step import Worker, hidden
+
+State = dict[str, Any]
+
+
+@dataclass
+class Learner:
+    """What a run samples from its own weights. `stop_tokens`: that end an answer. `reference`: what
+    `objective.kl` holds the weights to, None without it.
+    """
+
+    problems: Problems
+    tokenizer: Tokenizer
+    stop_tokens: Sequence[int]
+    out: Path
+    objective: Objective
+    sampling: Sampling
+    evaluating: Evaluating
+    reference: Transformer | None = None
+    curriculum: Curriculum | None = field(init=False)
+    alarms: Alarms = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.alarms = Alarms()
+        self.curriculum = None
+        if self.sampling.curriculum:
+            self.curriculum = Curriculum(self.problems.arms)
+
+    def batches(self, worker: Worker, state: State | None) -> Iterator[tuple[PackedBatch, State]]:
+        """For `Run.batches`: each with the state after it."""
+        step = self._go_on_from(state)
+        sampler = Sampler(
+            worker.model, self.tokenizer, self.stop_tokens, self.sampling, self.sampling.replay
+        )
+        try:
+            while True:
+                self._measure(sampler, step, worker.taken)
+                batch = self._step(sampler, step, worker.taken)
+                step += 1
+                yield batch, self._state(step)
+        finally:
+            sampler.close()
+
+    def _go_on_from(self, state: State | None) -> int:
+        if state is None:
+            return 0
+        self.alarms.load_state_dict(state["alarms"])
+        if self.curriculum is not None:
+            self.curriculum.load_state_dict(state["curriculum"])
+        step: int = state["step"]
+        return step
+
+    def _state(self, step: int) -> State:
+        success = {} if self.curriculum is None else self.curriculum.state_dict()
+        return {"step": step, "alarms": self.alarms.state_dict(), "curriculum": success}
+
+    def _measure(self, sampler: Sampler, step: int, version: int) -> None:
+        every = self.evaluating.every
+        if every and step % every == 0:
+            evaluate(sampler, self.problems, self.evaluating, self.out, step, version)
+
+    def _step(self, sampler: Sampler, step: int, version: int) -> PackedBatch:
+        asks, groups = self._sampled(sampler, step, version)
+        compared = sampler.check([[each.sample for each in group] for group in groups])
+        found = numbers(asks, groups) | {"rechecked": float(compared)}
+        lines = []
+        for ask, group in zip(asks, groups, strict=True):
+            lines += [record.line_of(step, ask, each, self.tokenizer) for each in group]
+        record.write(self.out, step, lines)
+        for warning in self.alarms.look(step, found):
+            print(f"ossia: {warning}", file=sys.stderr)
+        self._follow(asks, groups)
+        batch = batches.packed(
+            groups, echo=self.objective.echo > 0, replay=self.sampling.replay
+        )
+        if batch is None:
+            batch = _nothing(self.stop_tokens)
+        return self._with_reference(batch).with_report(found)
+
+    def _sampled(
+        self, sampler: Sampler, step: int, version: int
+    ) -> tuple[list[Ask], list[list[Valued]]]:
+        """The problems of a step and their valued samples. With `refill`, others in place of those
+        that teach nothing, which are kept for the record.
+        """
+        asks: list[Ask] = []
+        groups: list[list[Valued]] = []
+        wanted = self.sampling.groups
+        for _ in range(1 + self.sampling.refill):
+            numbers_of = range(len(asks), len(asks) + wanted)
+            new = self.problems.step(step, numbers_of, self.curriculum)
+            for group in sampler.draw(new, self.sampling.samples, version):
+                groups.append(valued(group, self.objective, self.sampling.price))
+            asks += new
+            wanted = self.sampling.groups - sum(map(is_live, groups))
+            if wanted <= 0:
+                break
+        return asks, groups
+
+    def _follow(self, asks: Sequence[Ask], groups: Sequence[Sequence[Valued]]) -> None:
+        if self.curriculum is None:
+            return
+        for ask, group in zip(asks, groups, strict=True):
+            known = [each.sample.reward.correct for each in group]
+            graded = [value for value in known if value is not None]
+            if graded:
+                self.curriculum.learn(ask.arm, sum(graded) / len(graded))
+
+    def _with_reference(self, batch: PackedBatch) -> PackedBatch:
+        if self.reference is None:
+            return batch
+        with torch.no_grad():
+            x_RD, _ = hidden(self.reference, batch)
+            targets = torch.from_numpy(batch.targets)
+            weight = self.reference.unembedding.weight
+            found = logprobs(x_RD, weight, targets, self.sampling.temperature)
+        return batch.with_streams(reference=found.numpy())
+
+
+def _nothing(stop_tokens: Sequence[int]) -> PackedBatch:
+    """A batch of which nothing is learned."""
+    token = int(stop_tokens[0])
+    none = np.zeros(1, np.float32)
+    names = ("advantage", "behaviour", "keep", "echo")
+    streams: dict[str, Any] = {name: none for name in names}
+    streams["sequence"] = np.zeros(1, np.int32)
+    one = np.zeros(1, np.int64)
+    return PackedBatch(np.array([token]), [1], one, np.array([token]), streams)
