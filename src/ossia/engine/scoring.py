@@ -13,28 +13,30 @@ from torch import Tensor
 
 from ossia.engine.request import PromptToken
 from ossia.engine.runner import hidden_in_chunks
+from ossia.kernels.logprobs import logprobs
 from ossia.model import Transformer
 
 LOGITS = 1 << 24  # computed at once; 64 MB
 
 
 def prompt_logprobs(
-    model: Transformer, tokens: Sequence[int], top: int, chunk: int
+    model: Transformer, tokens: Sequence[int], top: int, chunk: int, exact: bool = False
 ) -> Iterator[list[PromptToken]]:
     """Of every token but the first. A list for each `chunk` of tokens read: those of the tokens
-    that follow them, each with the `top` likeliest tokens in its place.
+    that follow them, each with the `top` likeliest tokens in its place. `exact`: with the bits that
+    training has for the tokens' own ones.
     """
     starts = range(0, len(tokens), chunk)
     sizes = [min(chunk, len(tokens) - start) for start in starts]
-    hiddens = hidden_in_chunks(model, tokens, sizes)
+    hiddens = hidden_in_chunks(model, tokens, sizes, exact)
     for start, hidden_TD in zip(starts, hiddens, strict=True):
         following = tokens[start + 1 : start + 1 + len(hidden_TD)]
-        yield _scored(model, hidden_TD, following, top)
+        yield _scored(model, hidden_TD, following, top, exact)
 
 
 @torch.inference_mode()
 def _scored(
-    model: Transformer, hidden_TD: Tensor, following: Sequence[int], top: int
+    model: Transformer, hidden_TD: Tensor, following: Sequence[int], top: int, exact: bool
 ) -> list[PromptToken]:
     """`following[t]`: the token that comes after row t."""
     vocabulary = model.config.vocab_size
@@ -42,15 +44,19 @@ def _scored(
     scored = []
     for r in range(0, len(following), rows):
         ids = following[r : r + rows]
-        logits_RV = model.unembed(hidden_TD[r : r + len(ids)])
+        x_RD = hidden_TD[r : r + len(ids)]
+        logits_RV = model.unembed(x_RD)
         logprobs_RV = logits_RV.float().cpu().log_softmax(-1)
         own_R1 = logprobs_RV[torch.arange(len(ids)), torch.tensor(ids)].unsqueeze(1)
-        logprobs = own_R1.squeeze(1).tolist()
+        own_R = own_R1.squeeze(1)
+        if exact:
+            own_R = logprobs(x_RD, model.unembedding.weight, torch.tensor(ids))
+        own = own_R.tolist()
         ranks = (1 + (logprobs_RV > own_R1).sum(1)).tolist()
         best = logprobs_RV.topk(min(top, vocabulary))
         best_ids = best.indices.tolist()
         best_logprobs = best.values.tolist()
         for n, id in enumerate(ids):
             likeliest = tuple(zip(best_ids[n], best_logprobs[n], strict=True))
-            scored.append(PromptToken(id, logprobs[n], likeliest, ranks[n]))
+            scored.append(PromptToken(id, own[n], likeliest, ranks[n]))
     return scored

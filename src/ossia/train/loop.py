@@ -106,9 +106,7 @@ def _steps(
     shown that its weights are good.
     """
     pending: dict[str, Any] | None = None
-    batches = pack(
-        run.examples(progress.data), run.hyper.tokens_per_step, run.hyper.longest, progress.data
-    )
+    batches = _batches(run, worker, progress.data)
     log = Log(run.out, progress.step) if worker.leads else None
     try:
         while progress.step < until:
@@ -131,6 +129,13 @@ def _steps(
     finally:
         if log is not None:
             log.close()
+
+
+def _batches(run: Run, worker: Worker, state: Any) -> Iterator[tuple[PackedBatch, Any]]:
+    if run.batches is not None:
+        return run.batches(worker, state)
+    assert run.examples is not None
+    return pack(run.examples(state), run.hyper.tokens_per_step, run.hyper.longest, state)
 
 
 def _step(
