@@ -56,7 +56,7 @@ class PackedBatch:
     does not begin at 0 goes on from a sequence before it; `gather`, int64, are then the rows that
     hold the tokens of every sequence from position 0 on, one sequence after the other. `experts`
     int16 [T, L, k]: the experts that a token goes to in each layer; -1: those that its router
-    chooses.
+    chooses. `report`: numbers about the batch for the log of its step; no part of what it is.
     """
 
     tokens: Ids
@@ -67,6 +67,7 @@ class PackedBatch:
     starts: list[int] | None = None
     gather: Ids | None = None
     experts: Experts | None = None
+    report: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert (self.starts is None) == (self.gather is None)
@@ -106,6 +107,9 @@ class PackedBatch:
             else:
                 found.append(length)
         return found
+
+    def with_report(self, report: Mapping[str, float]) -> PackedBatch:
+        return replace(self, report=report)
 
     def with_streams(self, **streams: Numbers) -> PackedBatch:
         """The same batch with these streams, in place of those of the same names."""

@@ -155,7 +155,7 @@ def _step(
         lr,
         len(batch.tokens),
         seconds,
-        metrics,
+        {**batch.report, **metrics},
         worker.balancer.load,
     )
 

@@ -28,7 +28,6 @@ from ossia.files import write_json
 from ossia.model import Transformer
 from ossia.mxfp4 import ScaleRule
 from ossia.tasks.external import read_task
-from ossia.tokenizer import Tokenizer
 from ossia.train.loop import train
 from ossia.train.overrides import flat
 from ossia.train.pipeline import Phase, watchers_of
@@ -50,6 +49,7 @@ from ossia.train.rl.settings import HYPER, Evaluating, Objective, Sampling
 from ossia.train.run import Run
 from ossia.train.settings import Hyperparameters, Lora
 from ossia.train.weights.export import start
+from ossia.turn import stop_ids
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def run_of(config: Config, out: Path) -> Run:
     learner = Learner(
         problems_of(config),
         tokenizer,
-        tokenizer.stop_ids,
+        stop_ids(tokenizer),
         folder,
         config.objective,
         config.sampling,
@@ -212,7 +212,7 @@ def compare(config: Config, out: Path) -> Mapping[str, Any]:
     base = base_folder(config.model)
     tokenizer = tokenizer_of(base)
     model = trained_model(config, base, out / "train")
-    sampler = Sampler(model, tokenizer, tokenizer.stop_ids, config.sampling)
+    sampler = Sampler(model, tokenizer, stop_ids(tokenizer), config.sampling)
     try:
         after = evaluate(
             sampler,

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from ossia.errors import ConfigError
 from ossia.harmony import Effort
-from ossia.tasks import TASKS, Split
+from ossia.tasks import REGISTRY, Split
 from ossia.tasks.environment import Ask, ask_problem
 from ossia.tasks.external import ExternalTask
 from ossia.train.rl.curriculum import Curriculum
@@ -51,7 +51,7 @@ class Own:
         return self.task + "[" + ",".join(f"{key}={value}" for key, value in self.only) + "]"
 
     def ask(self, rng: Random, effort: Effort, split: Split) -> Ask:
-        generator = TASKS[self.task].generator
+        generator = REGISTRY[self.task].generator
         for _ in range(TRIES):
             problem = generator(Random(rng.random()), split)
             if all(_fits(problem.about.get(key), value) for key, value in self.only):
@@ -89,9 +89,9 @@ def own(text: str) -> Own:
     """Of `task` or `task[key=value,key=low..high]`. Raises `ConfigError` for an unknown task."""
     name, bracket, rest = text.partition("[")
     name = name.strip()
-    if name not in TASKS:
-        raise ConfigError(f"there is no task {name!r}; tasks are {', '.join(TASKS)}")
-    if "rl" not in TASKS[name].kinds:
+    if name not in REGISTRY:
+        raise ConfigError(f"there is no task {name!r}; tasks are {', '.join(REGISTRY)}")
+    if "rl" not in REGISTRY[name].kinds:
         raise ConfigError(f"the task {name!r} has no problems to train on")
     only = []
     for condition in rest.removesuffix("]").split(",") if bracket else ():
@@ -127,7 +127,7 @@ class Problems:
 
     def held_out(self, problems: int) -> list[Ask]:
         """The same problems whenever it is asked: so many of each arm, each at every effort."""
-        found = []
+        found: list[Ask] = []
         for source in self.sources:
             for effort in self.efforts:
                 for number in range(problems):

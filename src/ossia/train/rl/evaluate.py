@@ -7,11 +7,11 @@ several answers to each. Nothing of it has an effect on the run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import comb
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ossia.figures import pass_at_k
 from ossia.files import write_json
 from ossia.train.rl.asks import Problems
 from ossia.train.rl.sampler import Sampler
@@ -19,6 +19,13 @@ from ossia.train.rl.settings import Evaluating
 from ossia.turn.rollout import Sample
 
 FOLDER = "evaluations"
+
+
+def pass_at(k: int, right: int, count: int) -> float:
+    """The chance that one of k answers is right, of `count` of which `right` are (arXiv 2107.03374,
+    eq. 1).
+    """
+    return 1.0 - comb(count - right, k) / comb(count, k)
 
 
 def evaluate(
@@ -52,8 +59,8 @@ def _row(groups: Sequence[Sequence[Sample]], k: int) -> Mapping[str, float]:
         known = [sample.reward.correct for sample in group]
         graded = [value for value in known if value is not None]
         if graded:
-            firsts.append(pass_at_k(len(graded), sum(graded), 1))
-            anys.append(pass_at_k(len(graded), sum(graded), min(k, len(graded))))
+            firsts.append(pass_at(1, sum(graded), len(graded)))
+            anys.append(pass_at(min(k, len(graded)), sum(graded), len(graded)))
     every = [sample for group in groups for sample in group]
     return {
         "problems": float(len(firsts)),

@@ -9,7 +9,7 @@ the same bytes. Knows the order of things; each of them has a file of its own.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Learner:
 
     problems: Problems
     tokenizer: Tokenizer
-    stop_tokens: Sequence[int]
+    stop_tokens: Collection[int]
     out: Path
     objective: Objective
     sampling: Sampling
@@ -102,9 +102,7 @@ class Learner:
         for warning in self.alarms.look(step, found):
             print(f"ossia: {warning}", file=sys.stderr)
         self._follow(asks, groups)
-        batch = batches.packed(
-            groups, echo=self.objective.echo > 0, replay=self.sampling.replay
-        )
+        batch = batches.packed(groups, echo=self.objective.echo > 0, replay=self.sampling.replay)
         if batch is None:
             batch = _nothing(self.stop_tokens)
         return self._with_reference(batch).with_report(found)
@@ -149,9 +147,9 @@ class Learner:
         return batch.with_streams(reference=found.numpy())
 
 
-def _nothing(stop_tokens: Sequence[int]) -> PackedBatch:
+def _nothing(stop_tokens: Collection[int]) -> PackedBatch:
     """A batch of which nothing is learned."""
-    token = int(stop_tokens[0])
+    token = min(stop_tokens)
     none = np.zeros(1, np.float32)
     names = ("advantage", "behaviour", "keep", "echo")
     streams: dict[str, Any] = {name: none for name in names}

@@ -25,8 +25,8 @@ FAR = 0.05  # mean |O - M| at which engine and trainer are no longer the same mo
 
 
 class Policy:
-    """`train.objective.Objective` of a run. A batch has the streams of `batches.packed`; "reference"
-    too if there is a divergence to hold, and "old" if its samples are of older weights.
+    """`train.objective.Objective` of a run. A batch has the streams of `batches.packed`;
+    "reference" too if there is a divergence to hold, and "old" if its samples are of older weights.
     """
 
     def __init__(self, settings: Objective, sampling: Sampling) -> None:

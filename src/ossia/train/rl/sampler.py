@@ -6,7 +6,7 @@ Knows an engine and asks; nothing of losses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ossia.engine import Engine, SamplingParams
 from ossia.engine.recheck import Reported, recheck
@@ -29,7 +29,7 @@ class Sampler:
         self,
         model: Transformer,
         tokenizer: Tokenizer,
-        stop_tokens: Sequence[int],
+        stop_tokens: Collection[int],
         settings: Sampling,
         replay: bool = False,
     ) -> None:
@@ -37,7 +37,7 @@ class Sampler:
         self._tokenizer = tokenizer
         self._settings = settings
         self._params = SamplingParams(
-            temperature=settings.temperature, stop_token_ids=tuple(stop_tokens)
+            temperature=settings.temperature, stop_ids=frozenset(stop_tokens)
         )
         self._engine = Engine(
             model,
