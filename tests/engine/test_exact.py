@@ -259,7 +259,9 @@ def test_low_rank_changes_and_quantization_are_rolled_out_as_trained() -> None:
             for name, p in one.named_parameters():
                 if name.endswith("lora_b"):
                     p.normal_(0, 0.1)
-    for one in (quantized, changed, without_experts):
+    # as a published checkpoint has them: norms, sinks and the rest, frozen in bfloat16
+    frozen = attach(live().requires_grad_(False).to(torch.bfloat16), Lora(rank=4))
+    for one in (quantized, changed, without_experts, frozen):
         found, _ = sampled_by(one, Job(prompts=3, samples=1), max_running=2)
         check(one, found)
 

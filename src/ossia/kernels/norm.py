@@ -14,7 +14,8 @@ def rms_norm(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
     does not).
     """
     if in_training(x_TD):
-        trained = norm_training(x_TD, scale_D, eps)
+        # a frozen scale may be stored in bfloat16, which the compiled norm does not read
+        trained = norm_training(x_TD, scale_D.to(x_TD.dtype), eps)
         if trained is not None:
             return trained
     wide = torch.promote_types(x_TD.dtype, torch.float32)

@@ -73,7 +73,7 @@ class Policy:
         if settings.echo:
             total = total - settings.echo * _kept(now_R, echo_R)
         sums = _measures(settings, sampled, share_R)
-        sums["entropy"] = _kept(entropy_R.detach(), share_R).item()
+        sums["policy_entropy"] = _kept(entropy_R.detach(), share_R).item()
         return PartLoss(total, total.detach(), sums, self._mismatch(sampled, part))
 
     def identity(self) -> Mapping[str, Any]:
