@@ -65,7 +65,7 @@ NEVER_LOADS_TORCH = (
     "turn.many",
     "commands.harmony",
     "commands.main",
-    "commands.train",
+    "commands.training",
     "server",
 )
 

@@ -64,11 +64,11 @@ COMMANDS = {
     "generate": ("generate", "Complete text or token ids, no chat."),
     "serve": ("serve", "Serve a model over HTTP, and a page to chat on."),
     "train": (
-        "train",
+        "training.train",
         "Train, fine-tune or plan: run a recipe, see what it would cost, lay a model out over "
         "many GPUs.",
     ),
-    "rollouts": ("rollouts", "Read what a run of reinforcement learning has sampled."),
+    "rollouts": ("training.rollouts", "Read what a run of reinforcement learning has sampled."),
     "info": ("info", "Show a model's parameters, bytes, files and kernels."),
     "convert": ("convert", "Write a checkpoint in another layout."),
     "eval": ("evaluate", "Measure a model on held-out problems of ossia's tasks."),

@@ -21,7 +21,7 @@ from ossia.errors import ConfigError, TrainingError
 from ossia.model import Transformer
 from ossia.train.recipes import rl
 
-STEPS = ("steps=45", "sampling.groups=2", "sampling.samples=16", "save_every=100")
+STEPS = ("steps=25", "sampling.samples=16", "save_every=100", "hyper.peak_lr=2e-3")
 
 
 def same_bits(a: Transformer, b: Transformer) -> bool:
@@ -102,6 +102,30 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bytes(four: Path, tmp_pat
     assert files_of(tmp_path / "whole") == files_of(out)
     assert len(files_of(out)) == 6
     assert len(files_of(out, "evaluations/*")) == 3
+
+
+def test_older_samples_are_learned_from(four: Path, tmp_path: Path) -> None:
+    """Step s has the weights' samples of step s - 2, as long as they are, also after a pause."""
+    data = task(tmp_path, "gold")
+    config = config_of(four, f"data={data}", "sampling.lag=2")
+    whole = learned(config, tmp_path / "whole")
+    learned(config, tmp_path / "parts", stop_after=3)
+    again = learned(config, tmp_path / "parts")
+    assert same_bits(whole, again)
+    assert files_of(tmp_path / "whole") == files_of(tmp_path / "parts")
+    log = log_of(tmp_path / "whole")
+    assert [line["version"] for line in log] == [0, 0, 0, 1, 2, 3]
+    for step, line in enumerate(log):
+        text = (tmp_path / "whole/train/rollouts" / f"{step:06d}.jsonl").read_text()
+        samples = [json.loads(each) for each in text.splitlines()]
+        assert {each["version"] for each in samples} == {line["version"]}
+        assert line["sampled"] == sum(each["counts"]["sampled"] for each in samples)
+
+
+def test_chosen_experts_are_replayed(four: Path, tmp_path: Path) -> None:
+    config = config_of(four, f"data={task(tmp_path, 'gold')}", "sampling.replay=true", "steps=2")
+    learned(config, tmp_path)
+    assert all(line["mismatch_largest"] == 0 for line in log_of(tmp_path))
 
 
 @pytest.mark.slow

@@ -200,6 +200,7 @@ def run_of(config: Config, out: Path) -> Run:
         config.objective,
         config.sampling,
         config.evaluating,
+        config.steps,
         start(run).eval().requires_grad_(False) if config.objective.kl else None,
     )
     return replace(run, batches=learner.batches)

@@ -7,19 +7,27 @@ segments; each is an answer of its own to its own prompt, and they share the sam
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ossia.data.packing import PackedBatch
 from ossia.data.samples import Answer, Group, packed_groups
-from ossia.train.rl.worth import Valued, is_live
 from ossia.turn.record import Segment
 
-Groups = Sequence[Sequence[Valued]]
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned of a sample: its segments, by its advantage."""
+
+    segments: tuple[Segment, ...]
+    advantage: float
 
 
-def packed(groups: Groups, *, echo: bool = False, replay: bool = False) -> PackedBatch | None:
+def packed(
+    groups: Sequence[Sequence[Lesson]], *, echo: bool = False, replay: bool = False
+) -> PackedBatch | None:
     """The streams are `advantage`, `behaviour` (log-probabilities as they were sampled), `keep` (1
     for a token that is learned by its advantage) and `echo` (1 for one that somebody else wrote).
     None if there is nothing to learn.
@@ -28,14 +36,10 @@ def packed(groups: Groups, *, echo: bool = False, replay: bool = False) -> Packe
     """
     found = []
     for group in groups:
-        if not is_live(group):
-            continue
         by_prompt: dict[tuple[int, ...], list[Answer]] = {}
-        for each in group:
-            if each.advantage is None:
-                continue
-            for segment in each.sample.segments:
-                answer = _answer(segment, each.advantage, echo, replay)
+        for lesson in group:
+            for segment in lesson.segments:
+                answer = _answer(segment, lesson.advantage, echo, replay)
                 by_prompt.setdefault(segment.prompt, []).append(answer)
         found += [Group(prompt, answers) for prompt, answers in by_prompt.items()]
     return packed_groups(found) if found else None

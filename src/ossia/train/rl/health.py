@@ -90,7 +90,8 @@ class Alarms:
     def look(self, step: int, found: Mapping[str, float]) -> list[str]:
         """Warnings that are new. Raises `TrainingError` for what stops the run."""
         self.all_cut = self.all_cut + 1 if found["cut"] == 1 else 0
-        self.none_live = self.none_live + 1 if found["live"] == 0 else 0
+        is_lost = found["live"] == 0 and found["all_right"] < 1
+        self.none_live = self.none_live + 1 if is_lost else 0
         if self.all_cut >= ALL_CUT_STOPS:
             raise TrainingError(
                 f"step {step}: every answer of {ALL_CUT_STOPS} steps was cut off before it ended; "
@@ -123,7 +124,7 @@ def _why_dead(found: Mapping[str, float]) -> str:
     if found["ungraded"] == 1:
         return "nothing could be graded: see `why` in the rollouts, and mend the reward"
     if found["all_right"] > found["all_wrong"]:
-        return "nearly all are right: ask for harder problems"
+        return "many are always right: ask for harder problems"
     return (
         "nearly all are wrong: ask for easier problems, raise sampling.samples, or fine-tune on "
         "examples first (ossia train sft)"
@@ -131,6 +132,11 @@ def _why_dead(found: Mapping[str, float]) -> str:
 
 
 def _warnings(found: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    if found["all_right"] == 1:
+        yield (
+            "all right",
+            "every answer is right: there is nothing left to learn from such problems",
+        )
     if found["cut"] > CUT_WARNS:
         yield (
             "cut",

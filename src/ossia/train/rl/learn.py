@@ -9,7 +9,8 @@ the same bytes. Knows the order of things; each of them has a file of its own.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,25 @@ from ossia.train.rl.evaluate import evaluate
 from ossia.train.rl.health import Alarms, numbers
 from ossia.train.rl.sampler import Sampler
 from ossia.train.rl.settings import Evaluating, Objective, Sampling
-from ossia.train.rl.worth import Valued, is_live, valued
+from ossia.train.rl.worth import Valued, is_live, lessons, valued
 from ossia.train.step import Worker, hidden
 
 State = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """Samples that wait for their step."""
+
+    step: int
+    lessons: Sequence[Sequence[batches.Lesson]]
+    report: Mapping[str, float]
+
+
 @dataclass
 class Learner:
-    """What a run samples from its own weights. `stop_tokens`: that end an answer. `reference`: what
-    `objective.kl` holds the weights to, None without it.
+    """What a run of so many `steps` samples from its own weights. `stop_tokens` end an answer.
+    `reference`: what `objective.kl` holds the weights to, None without it.
     """
 
     problems: Problems
@@ -48,18 +58,24 @@ class Learner:
     objective: Objective
     sampling: Sampling
     evaluating: Evaluating
+    steps: int
     reference: Transformer | None = None
     curriculum: Curriculum | None = field(init=False)
     alarms: Alarms = field(init=False)
 
     def __post_init__(self) -> None:
         self.alarms = Alarms()
+        self._ahead: deque[_Drawn] = deque()
         self.curriculum = None
         if self.sampling.curriculum:
             self.curriculum = Curriculum(self.problems.arms)
 
     def batches(self, worker: Worker, state: State | None) -> Iterator[tuple[PackedBatch, State]]:
-        """For `Run.batches`: each with the state after it."""
+        """For `Run.batches`: each with the state after it.
+
+        With a lag of n the samples of step s + n are drawn before step s is made. Those that were
+        drawn before an interruption are read from their files: their weights are gone.
+        """
         step = self._go_on_from(state)
         sampler = Sampler(
             worker.model, self.tokenizer, self.stop_tokens, self.sampling, self.sampling.replay
@@ -67,7 +83,10 @@ class Learner:
         try:
             while True:
                 self._measure(sampler, step, worker.taken)
-                batch = self._step(sampler, step, worker.taken)
+                while len(self._ahead) <= min(self.sampling.lag, self.steps - 1 - step):
+                    drawn = step + len(self._ahead)
+                    self._ahead.append(self._drawn(sampler, drawn, worker.taken))
+                batch = self._batch(self._ahead.popleft())
                 step += 1
                 yield batch, self._state(step)
         finally:
@@ -77,6 +96,9 @@ class Learner:
         if state is None:
             return 0
         self.alarms.load_state_dict(state["alarms"])
+        for ahead in state["ahead"]:
+            found = record.lessons(record.path_of(self.out, ahead["step"]))
+            self._ahead.append(_Drawn(ahead["step"], found, ahead["report"]))
         if self.curriculum is not None:
             self.curriculum.load_state_dict(state["curriculum"])
         step: int = state["step"]
@@ -84,17 +106,25 @@ class Learner:
 
     def _state(self, step: int) -> State:
         success = {} if self.curriculum is None else self.curriculum.state_dict()
-        return {"step": step, "alarms": self.alarms.state_dict(), "curriculum": success}
+        ahead = [{"step": drawn.step, "report": dict(drawn.report)} for drawn in self._ahead]
+        return {
+            "step": step,
+            "alarms": self.alarms.state_dict(),
+            "curriculum": success,
+            "ahead": ahead,
+        }
 
     def _measure(self, sampler: Sampler, step: int, version: int) -> None:
         every = self.evaluating.every
         if every and step % every == 0:
             evaluate(sampler, self.problems, self.evaluating, self.out, step, version)
 
-    def _step(self, sampler: Sampler, step: int, version: int) -> PackedBatch:
+    def _drawn(self, sampler: Sampler, step: int, version: int) -> _Drawn:
+        """The samples of a step: graded, checked, and on the disk."""
         asks, groups = self._sampled(sampler, step, version)
         compared = sampler.check([[each.sample for each in group] for group in groups])
-        found = numbers(asks, groups) | {"rechecked": float(compared)}
+        found = numbers(asks, groups)
+        found |= {"rechecked": float(compared), "version": float(version)}
         lines = []
         for ask, group in zip(asks, groups, strict=True):
             lines += [record.line_of(step, ask, each, self.tokenizer) for each in group]
@@ -102,10 +132,16 @@ class Learner:
         for warning in self.alarms.look(step, found):
             print(f"ossia: {warning}", file=sys.stderr)
         self._follow(asks, groups)
-        batch = batches.packed(groups, echo=self.objective.echo > 0, replay=self.sampling.replay)
+        return _Drawn(step, lessons(groups), found)
+
+    def _batch(self, drawn: _Drawn) -> PackedBatch:
+        echo = self.objective.echo > 0
+        batch = batches.packed(drawn.lessons, echo=echo, replay=self.sampling.replay)
         if batch is None:
             batch = _nothing(self.stop_tokens)
-        return self._with_reference(batch).with_report(found)
+        if self.sampling.lag:  # an exact engine reports what the trainer would have found then
+            batch = batch.with_streams(old=batch.streams["behaviour"])
+        return self._with_reference(batch).with_report(drawn.report)
 
     def _sampled(
         self, sampler: Sampler, step: int, version: int

@@ -18,8 +18,9 @@ from ossia.errors import DataError
 from ossia.files import replace_file
 from ossia.tasks.environment import Ask
 from ossia.tokenizer import Tokenizer
+from ossia.train.rl.batches import Lesson
 from ossia.train.rl.worth import Valued
-from ossia.turn.record import Segment
+from ossia.turn.record import Piece, Segment
 
 FOLDER = "rollouts"
 Line = dict[str, Any]
@@ -72,9 +73,13 @@ def _segment(segment: Segment, tokenizer: Tokenizer) -> Line:
     }
 
 
+def path_of(folder: Path, step: int) -> Path:
+    return folder / FOLDER / f"{step:06d}.jsonl"
+
+
 def write(folder: Path, step: int, lines: Sequence[Line]) -> Path:
     """`folder/rollouts/STEP.jsonl`, whole or not at all. Raises `OSError`."""
-    path = folder / FOLDER / f"{step:06d}.jsonl"
+    path = path_of(folder, step)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     replace_file(path, text, sole_writer=True)
@@ -113,6 +118,25 @@ def _parsed(path: Path, number: int, text: str) -> Line:
     if not isinstance(line, dict) or not {"step", "group", "index", "segments"} <= line.keys():
         raise DataError(f"{path}:{number}: not a sample of `ossia train rl`")
     return line
+
+
+def lessons(path: Path) -> list[list[Lesson]]:
+    """What the samples of a step teach, by group, as they were when they were drawn."""
+    groups: dict[int, list[Lesson]] = {}
+    for line in read([path]):
+        group = groups.setdefault(line["group"], [])
+        if line["advantage"] is not None:
+            segments = tuple(map(_segment_of, line["segments"]))
+            group.append(Lesson(segments, line["advantage"]))
+    return list(groups.values())
+
+
+def _segment_of(found: Mapping[str, Any]) -> Segment:
+    pieces = []
+    for piece in found["pieces"]:
+        logprobs = piece["logprobs"]
+        pieces.append(Piece(tuple(piece["tokens"]), None if logprobs is None else tuple(logprobs)))
+    return Segment(tuple(found["prompt_tokens"]), tuple(pieces))
 
 
 def sampled_text(line: Mapping[str, Any]) -> str:

@@ -94,6 +94,11 @@ class Sampling:
                 f"sampling.temperature must be above 0, found {self.temperature}: the samples of "
                 "a group would all be the same"
             )
+        if self.lag and (self.sampler != "exact" or self.replay):
+            raise ConfigError(
+                "sampling.lag needs what the trainer would have found for older samples: only "
+                "sampling.sampler=exact, without sampling.replay, gives that"
+            )
         if not self.efforts:
             raise ConfigError("sampling.efforts names no effort")
         if self.seconds <= 0:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ossia.tasks.effort import PRICES
 from ossia.train.rl.advantage import advantages
+from ossia.train.rl.batches import Lesson
 from ossia.train.rl.settings import Objective
 from ossia.turn.rollout import Sample
 
@@ -57,6 +58,18 @@ def _is_masked(sample: Sample, settings: Objective) -> bool:
     if settings.mask_cut and sample.reason in CUT:
         return True
     return settings.mask_invalid and sample.reason == "invalid"
+
+
+def lessons(groups: Sequence[Sequence[Valued]]) -> list[list[Lesson]]:
+    """What there is to learn, by group."""
+    found = []
+    for group in groups:
+        taught = []
+        for each in group:
+            if each.advantage is not None:
+                taught.append(Lesson(each.sample.segments, each.advantage))
+        found.append(taught)
+    return found
 
 
 def is_live(group: Sequence[Valued]) -> bool:
