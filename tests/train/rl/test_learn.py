@@ -174,6 +174,25 @@ def test_low_rank_changes_leave_the_rest_alone_and_are_sampled_from(
     assert log[-1]["correct"] > log[0]["correct"]
 
 
+@pytest.mark.parametrize(("sampler", "most"), [("float32", 1e-4), ("bf16", 0.1), ("int8", 0.2)])
+def test_other_engines_differ_a_little(
+    sampler: str, most: float, four: Path, tmp_path: Path
+) -> None:
+    """They sample from each step's own weights, so the difference does not grow."""
+    config = config_of(
+        four,
+        f"data={task(tmp_path, 'gold')}",
+        f"sampling.sampler={sampler}",
+        "objective.correction=tis",
+        "quantize=true",
+        "steps=4",
+    )
+    learned(config, tmp_path)
+    found = [line["mismatch_largest"] for line in log_of(tmp_path) if "mismatch_largest" in line]
+    assert len(found) > 1
+    assert 0 < max(found) < most
+
+
 def test_what_will_be_rounded_is_sampled_rounded(four: Path, tmp_path: Path) -> None:
     config = config_of(four, f"data={task(tmp_path, 'gold')}", "quantize=true", "steps=3")
     learned(config, tmp_path)

@@ -89,6 +89,12 @@ class Config:
                 "sample with sampling.sampler=float32 and objective.correction=tis"
             )
 
+        if self.sampling.sampler in ("bf16", "int8") and self.method == "lora":
+            raise ConfigError(
+                "the compiled kernels cannot sample from a model with low-rank changes: use "
+                "sampling.sampler=exact or float32, or method=full"
+            )
+
     @property
     def changes(self) -> Lora | None:
         """None: every weight is trained."""

@@ -77,9 +77,7 @@ class Learner:
         drawn before an interruption are read from their files: their weights are gone.
         """
         step = self._go_on_from(state)
-        sampler = Sampler(
-            worker.model, self.tokenizer, self.stop_tokens, self.sampling, self.sampling.replay
-        )
+        sampler = Sampler(worker.model, self.tokenizer, self.stop_tokens, self.sampling)
         try:
             while True:
                 self._measure(sampler, step, worker.taken)

@@ -77,7 +77,7 @@ class Sampling:
     # exact: by the module that is trained, to the bit; others: a compiled copy of it
     sampler: Sampler = "exact"
     replay: bool = False  # train on the experts that were chosen when sampling
-    at_once: int = 64  # answers in a forward pass
+    at_once: int = 192  # answers in a forward pass
     seconds: float = 30.0  # that a call of a tool, or a reward, may take
     turns: int = 8  # of the user, at most
     lag: int = 0  # steps by which the weights that sample are older than those that learn
@@ -98,6 +98,16 @@ class Sampling:
             raise ConfigError(
                 "sampling.lag needs what the trainer would have found for older samples: only "
                 "sampling.sampler=exact, without sampling.replay, gives that"
+            )
+        if self.sampler != "exact" and self.temperature != 1:
+            raise ConfigError(
+                "engines report log-probabilities at temperature 1: leave sampling.temperature, or "
+                "sample with sampling.sampler=exact"
+            )
+        if self.sampler in ("bf16", "int8") and self.replay:
+            raise ConfigError(
+                "the compiled kernels tell no experts: sampling.replay needs sampling.sampler exact "
+                "or float32"
             )
         if not self.efforts:
             raise ConfigError("sampling.efforts names no effort")
