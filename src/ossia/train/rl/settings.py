@@ -106,8 +106,8 @@ class Sampling:
             )
         if self.sampler in ("bf16", "int8") and self.replay:
             raise ConfigError(
-                "the compiled kernels tell no experts: sampling.replay needs sampling.sampler exact "
-                "or float32"
+                "the compiled kernels do not say which experts they chose: sampling.replay needs "
+                "sampling.sampler exact or float32"
             )
         if not self.efforts:
             raise ConfigError("sampling.efforts names no effort")
