@@ -111,25 +111,29 @@ def _in_module(module: nn.Module) -> Iterator[str]:
 
 
 def _way(model: Transformer) -> str:
-    """The first way to multiply, the one that serves in training before the others, whose rows are
-    alike at all of the model's shapes.
+    """The first way to multiply whose rows are alike at all of the model's shapes. Not the fastest:
+    a run that is resumed must find the same one, whatever is measured by then.
     """
-    usual = products.serving().product
-    threads = torch.get_num_threads()
     refused = []
-    for way in [usual, *(name for name in products.PRODUCTS if name != usual)]:
-        wrong = next(
-            (shape for shape in shapes(model) if not products.rows_are_alike(way, *shape, threads)),
-            None,
-        )
+    for way in products.PRODUCTS:
+        wrong = _first_unlike(model, way)
         if wrong is None:
             return way
-        refused.append(f"[M, {wrong[0]}] x [{wrong[0]}, {wrong[1]}] by {way}")
+        inputs, outputs = wrong
+        refused.append(f"[M, {inputs}] x [{inputs}, {outputs}] by {way}")
     raise ConfigError(
         "exact rollouts are not possible: a row of a product has other bits among other rows here: "
         f"{'; '.join(refused)}",
         "exact",
     )
+
+
+def _first_unlike(model: Transformer, way: str) -> Shape | None:
+    threads = torch.get_num_threads()
+    for shape in shapes(model):
+        if not products.rows_are_alike(way, *shape, threads):
+            return shape
+    return None
 
 
 def shapes(model: Transformer) -> list[Shape]:
