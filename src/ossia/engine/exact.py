@@ -140,18 +140,18 @@ def shapes(model: Transformer) -> list[Shape]:
     """(inputs, outputs) of every product in a forward pass, smallest first."""
     found: set[Shape] = set()
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if tensor.ndim >= 2 and not name.startswith("embedding"):
-            found |= _shapes_of(name, tensor)
+        is_matrix = tensor.ndim >= 2 and not name.endswith((".bias", ".scales"))
+        if is_matrix and not name.startswith("embedding"):
+            found.add(_shape_of(name, tensor))
     return sorted(found, key=lambda shape: shape[0] * shape[1])
 
 
-def _shapes_of(name: str, tensor: Tensor) -> set[Shape]:
-    if name.endswith(".scales"):
-        return set()
+def _shape_of(name: str, tensor: Tensor) -> Shape:
     if name.endswith(".blocks"):  # of packed experts: [E, rows, groups, bytes]
-        return {(tensor.shape[2] * BLOCK, tensor.shape[1])}
+        _, outputs, groups, _ = tensor.shape
+        return groups * BLOCK, outputs
     outputs, inputs = tensor.shape[-2:]
-    return {(inputs, outputs)}
+    return inputs, outputs
 
 
 @torch.inference_mode()
