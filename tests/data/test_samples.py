@@ -108,6 +108,16 @@ def test_groups_are_not_cut() -> None:
     assert split(packed_groups(groups[:1]), 5) == [packed_groups(groups[:1])]
 
 
+def test_experts_of_a_prompt_come_once_or_before_each_answer() -> None:
+    prompt = np.arange(2, dtype=np.int16).reshape(2, 1, 1)
+    own = np.full((2, 1, 1), 7, np.int16)
+    group = Group([1, 2], [Answer([3, 4], experts=own), Answer([5])], prompt)
+    shared, apart = packed_groups([group]), packed_groups([group], share=False)
+    assert shared.experts is not None and apart.experts is not None
+    assert shared.experts.flatten().tolist() == [0, 7, 7]  # the last one of both, as it was drawn
+    assert apart.experts.flatten().tolist() == [0, 7, 7, 0, 1]
+
+
 def test_experts_stay_with_their_rows() -> None:
     def chosen(n: int) -> np.ndarray:  # type: ignore[type-arg]
         return np.full((3, 2, 1), n, np.int16)
@@ -133,6 +143,8 @@ def test_experts_stay_with_their_rows() -> None:
             "'learned' of an answer of 1 to",
         ),
         (Group([1], [Answer([1], {"keep": [1.0]}), Answer([1])]), "all need the same"),
+        (Group([1], []), "one answer at least"),
+        (Group([1], [Answer([1])], np.zeros((2, 1, 1), np.int16)), "of a prompt of 1 tokens has 2"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -45,10 +45,13 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Answers to the same prompt."""
+    """Answers to the same prompt. `experts` [P, L, k]: where the prompt's tokens went, if that is
+    known.
+    """
 
     prompt: Sequence[int]
     answers: Sequence[Answer]
+    experts: Experts | None = None
 
 
 def packed_groups(
@@ -68,13 +71,21 @@ def packed_groups(
             layout.add_shared(group)
         else:
             for answer in group.answers:
-                layout.add_alone(group.prompt, answer)
+                layout.add_alone(group, answer)
+    if not layout.answers:
+        raise DataError("a batch needs one answer at least")
     return layout.batch()
 
 
 def _check(group: Group) -> None:
-    if not group.prompt:
+    length = len(group.prompt)
+    if not length:
         raise DataError("a prompt must have at least one token")
+    if group.experts is not None and len(group.experts) != length:
+        raise DataError(
+            f"'experts' of a prompt of {length} tokens has {len(group.experts)} values; it needs "
+            "one for each token"
+        )
     for answer in group.answers:
         count = len(answer.ids)
         if not count:
@@ -107,6 +118,7 @@ class _Layout:
 
     def add_shared(self, group: Group) -> None:
         prompt = self._add(group.prompt, NO_ROWS)
+        self._note(prompt, group.experts)
         last = prompt[-1:]
         for answer in group.answers:
             own = answer.ids[:-1]
@@ -116,11 +128,12 @@ class _Layout:
             seen = np.concatenate([last, rows])
             self._add_targets(seen, answer)
 
-    def add_alone(self, prompt: Sequence[int], answer: Answer) -> None:
-        ids = [*prompt, *answer.ids[:-1]]
+    def add_alone(self, group: Group, answer: Answer) -> None:
+        ids = [*group.prompt, *answer.ids[:-1]]
         rows = self._add(ids, NO_ROWS)
-        last = len(prompt) - 1
-        self._add_targets(rows[last:], answer)
+        length = len(group.prompt)
+        self._note(rows[:length], group.experts)
+        self._add_targets(rows[length - 1 :], answer)
 
     def _add(self, ids: Sequence[int], before: Ids) -> Ids:
         """A sequence that goes on from the rows `before`; its own rows."""
@@ -137,8 +150,11 @@ class _Layout:
     def _add_targets(self, rows: Ids, answer: Answer) -> None:
         self.rows.append(rows)
         self.answers.append(answer)
-        if answer.experts is not None:
-            self.experts.append((rows, answer.experts))
+        self._note(rows, answer.experts)
+
+    def _note(self, rows: Ids, experts: Experts | None) -> None:
+        if experts is not None:
+            self.experts.append((rows, experts))
 
     def batch(self) -> PackedBatch:
         rows = np.concatenate(self.rows)

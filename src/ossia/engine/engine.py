@@ -39,7 +39,7 @@ from ossia.engine.request import (
 from ossia.engine.runner import Runner
 from ossia.engine.sampling import RowState, Sampled, mask_ahead, sample_rows
 from ossia.engine.scheduler import Scheduler, Work
-from ossia.engine.scoring import prompt_logprobs
+from ossia.engine.scoring import prompt_experts, prompt_logprobs
 from ossia.engine.speculate import NgramProposer, Speculation, verify
 from ossia.errors import CONTEXT_EXCEEDED, PromptTooLong, RequestError
 from ossia.kernels import products
@@ -47,6 +47,9 @@ from ossia.kernels.cpu.memory import trim_heap
 from ossia.model import Transformer
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ossia.engine.request import Mask
 
 RESTING = 1 / 16  # of the pages: what the prefix cache holds while nothing is asked
@@ -283,11 +286,22 @@ class Engine:
                 f"the number of top log-probabilities must be 0 to {MAX_TOP_LOGPROBS}, found {top}",
                 "top_logprobs",
             )
+        self._check_text(prompt)
+        model = self._runner.model
+        return prompt_logprobs(model, prompt, top, self.max_batch_tokens, self.exact)
+
+    def prompt_experts(self, prompt: Sequence[int]) -> NDArray[np.int16]:
+        """[P, L, k]: the experts that each of a prompt's tokens goes to in each layer, -1 where
+        there is no router; for training that follows them. Memory and errors as
+        `prompt_logprobs`.
+        """
+        self._check_text(prompt)
+        return prompt_experts(self._runner.model, prompt, self.max_batch_tokens, self.exact)
+
+    def _check_text(self, prompt: Sequence[int]) -> None:
         self._check_ids(prompt)
         if len(prompt) > self.config.max_context_length:
             raise PromptTooLong(len(prompt), self.config.max_context_length)
-        model = self._runner.model
-        return prompt_logprobs(model, prompt, top, self.max_batch_tokens, self.exact)
 
     def generate(
         self,

@@ -111,20 +111,16 @@ def _in_module(module: nn.Module) -> Iterator[str]:
 
 
 def _way(model: Transformer) -> str:
-    """The first way to multiply, the one that serves in training before the others, whose rows are
-    alike at all of the model's shapes.
+    """The first way to multiply whose rows are alike at all of the model's shapes. Not the fastest:
+    a run that is resumed must find the same one, whatever is measured by then.
     """
-    usual = products.serving().product
-    threads = torch.get_num_threads()
     refused = []
-    for way in [usual, *(name for name in products.PRODUCTS if name != usual)]:
-        wrong = next(
-            (shape for shape in shapes(model) if not products.rows_are_alike(way, *shape, threads)),
-            None,
-        )
+    for way in products.PRODUCTS:
+        wrong = _first_unlike(model, way)
         if wrong is None:
             return way
-        refused.append(f"[M, {wrong[0]}] x [{wrong[0]}, {wrong[1]}] by {way}")
+        inputs, outputs = wrong
+        refused.append(f"[M, {inputs}] x [{inputs}, {outputs}] by {way}")
     raise ConfigError(
         "exact rollouts are not possible: a row of a product has other bits among other rows here: "
         f"{'; '.join(refused)}",
@@ -132,22 +128,30 @@ def _way(model: Transformer) -> str:
     )
 
 
+def _first_unlike(model: Transformer, way: str) -> Shape | None:
+    threads = torch.get_num_threads()
+    for shape in shapes(model):
+        if not products.rows_are_alike(way, *shape, threads):
+            return shape
+    return None
+
+
 def shapes(model: Transformer) -> list[Shape]:
     """(inputs, outputs) of every product in a forward pass, smallest first."""
     found: set[Shape] = set()
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if tensor.ndim >= 2 and not name.startswith("embedding"):
-            found |= _shapes_of(name, tensor)
+        is_matrix = tensor.ndim >= 2 and not name.endswith((".bias", ".scales"))
+        if is_matrix and not name.startswith("embedding"):
+            found.add(_shape_of(name, tensor))
     return sorted(found, key=lambda shape: shape[0] * shape[1])
 
 
-def _shapes_of(name: str, tensor: Tensor) -> set[Shape]:
-    if name.endswith(".scales"):
-        return set()
+def _shape_of(name: str, tensor: Tensor) -> Shape:
     if name.endswith(".blocks"):  # of packed experts: [E, rows, groups, bytes]
-        return {(tensor.shape[2] * BLOCK, tensor.shape[1])}
+        _, outputs, groups, _ = tensor.shape
+        return groups * BLOCK, outputs
     outputs, inputs = tensor.shape[-2:]
-    return {(inputs, outputs)}
+    return inputs, outputs
 
 
 @torch.inference_mode()

@@ -1,7 +1,8 @@
 """Whether what an exact engine reported is what training computes: the same tokens once more, in
 one packed batch, by the same weights.
 
-To be asked after sampling and before the weights change. Knows token ids and numbers; no requests.
+To be asked while the engine is open, after sampling and before the weights change. Knows token ids
+and numbers; no requests.
 """
 
 from __future__ import annotations

@@ -80,16 +80,19 @@ class Runner:
         batch = self.cache.batch(scheduled, rows, choices)
         with self._kernels():
             hidden = self.model.hidden(tokens_T, batch)
-        if choices is not None and rows is not None:
-            self.experts = self._chosen(choices, rows)
+        if choices is not None:
+            self.experts = self._chosen(choices, len(hidden), rows)
         return hidden
 
-    def _chosen(self, choices: Mapping[int, Tensor], rows_R: Tensor) -> NDArray[np.int16]:
+    def _chosen(
+        self, choices: Mapping[int, Tensor], count: int, rows_R: Tensor | None
+    ) -> NDArray[np.int16]:
         c = self.model.config
-        shape = (len(rows_R), c.num_hidden_layers, c.experts_per_token)
-        found = np.full(shape, -1, np.int16)
+        found = np.full((count, c.num_hidden_layers, c.experts_per_token), -1, np.int16)
         for layer, choice_Tk in choices.items():
-            found[:, layer] = choice_Tk[rows_R].numpy(force=True)
+            if rows_R is not None:
+                choice_Tk = choice_Tk[rows_R]
+            found[:, layer] = choice_Tk.numpy(force=True)
         return found
 
     def _kernels(self) -> AbstractContextManager[None]:
@@ -107,15 +110,35 @@ def hidden_in_chunks(
     """The input of the unembedding, [n, D] for each chunk of n `tokens`. They have a cache of their
     own. `exact`: by the kernels of training.
     """
+    for _, hidden_nD in _runs(model, tokens, chunks, exact, False):
+        yield hidden_nD
+
+
+def experts_in_chunks(
+    model: Transformer, tokens: Sequence[int], chunks: Sequence[int], exact: bool = False
+) -> Iterator[NDArray[np.int16]]:
+    """Where the `tokens` go, [n, L, k] for each chunk of n; as `hidden_in_chunks`."""
+    for runner, _ in _runs(model, tokens, chunks, exact, True):
+        assert runner.experts is not None
+        yield runner.experts
+
+
+def _runs(
+    model: Transformer,
+    tokens: Sequence[int],
+    chunks: Sequence[int],
+    exact: bool,
+    records_experts: bool,
+) -> Iterator[tuple[Runner, Tensor]]:
     assert sum(chunks) == len(tokens)
     assert min(chunks) > 0
     tables = make_tables(
         model.config, len(tokens), max_running=1, max_batch_tokens=max(chunks), snapshots=False
     )
-    runner = Runner(model, tables, exact)
+    runner = Runner(model, tables, exact, records_experts)
     request = Request(0, tuple(tokens), SamplingParams(), limit=0)
     for n in chunks:
         tables.grow(request.id, request.computed, request.computed + n)
-        yield runner.hidden([Work(request, n)])
+        yield runner, runner.hidden([Work(request, n)])
         request.computed += n
         tables.forget_behind_windows(request.id, request.computed)

@@ -1,4 +1,4 @@
-"""Log-probabilities of the tokens of a given text, chunk by chunk.
+"""Log-probabilities of the tokens of a given text, or the experts they go to, chunk by chunk.
 
 The text has a cache of its own, so it takes memory in addition to the engine's, and leaves the
 engine's pages alone. Knows models; does not know requests.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ossia.engine.request import PromptToken
-from ossia.engine.runner import hidden_in_chunks
+from ossia.engine.runner import experts_in_chunks, hidden_in_chunks
 from ossia.kernels.logprobs import logprobs
 from ossia.model import Transformer
 
@@ -32,6 +34,14 @@ def prompt_logprobs(
     for start, hidden_TD in zip(starts, hiddens, strict=True):
         following = tokens[start + 1 : start + 1 + len(hidden_TD)]
         yield _scored(model, hidden_TD, following, top, exact)
+
+
+def prompt_experts(
+    model: Transformer, tokens: Sequence[int], chunk: int, exact: bool = False
+) -> NDArray[np.int16]:
+    """[T, L, k]: the experts that the tokens go to, by layer; -1 where there is no router."""
+    sizes = [min(chunk, len(tokens) - start) for start in range(0, len(tokens), chunk)]
+    return np.concatenate([*experts_in_chunks(model, tokens, sizes, exact)])
 
 
 @torch.inference_mode()
