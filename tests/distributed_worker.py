@@ -21,14 +21,16 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 from balance_cases import in_two_processes
+from objective_cases import Weighted, a_batch_of_groups
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from ossia.config import ModelConfig
-from ossia.data.packing import Example
+from ossia.data.packing import Example, PackedBatch, split
 from ossia.kernels.experts_dispatch import experts_dispatch, experts_of_rows
 from ossia.kernels.experts_training import experts_training
 from ossia.model.parallel import Meshes, part_of, whole
+from ossia.train.balance import Balancer
 from ossia.train.loop import train
 from ossia.train.optim import Optimizers
 from ossia.train.parallel.distributed import prepare
@@ -36,6 +38,8 @@ from ossia.train.parallel.optim import clip_gradients, norm_of_gradients, spread
 from ossia.train.run import Run, StepReport
 from ossia.train.settings import Balance, Hyperparameters, Parallel
 from ossia.train.state import copied
+from ossia.train.step import ThreadedStep, Worker
+from ossia.train.weights.export import start
 
 SMALL = replace(
     ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=32,
@@ -241,6 +245,51 @@ def _gather(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> None:
             _gather(item, f"{name}/{key}", tensors)
 
 
+def objective(task: dict[str, Any], out: Path) -> None:
+    """A step of answers in groups, of which some do not count, by every normalizer: its gradients
+    and metrics beside those of one part in this process.
+    """
+    for normalizer in ("tokens", "samples", "constant"):
+        weighted = {"examples": None, "batches": no_batches, "objective": Weighted(normalizer)}
+        run = replace(run_of(task, out), **weighted)
+        worker, store = prepare(run)
+        alone = replace(run, parallel=None, hyper=replace(run.hyper, shards=1))
+        model = start(alone)
+        single = ThreadedStep(model, alone, Balancer(model, alone.hyper.balance, 1))
+        for seed in (1, 2):
+            groups = 1 if seed == 2 else 6  # one cannot be cut: a process has nothing to do
+            batch = a_batch_of_groups(seed, groups)
+            found, wanted = (gradients(one, batch) for one in (worker, single))
+            assert found[0].keys() == wanted[0].keys()
+            for name, gradient in wanted[0].items():
+                torch.testing.assert_close(found[0][name], gradient, rtol=1e-5, atol=1e-6)
+            assert abs(found[1] - wanted[1]) < 1e-6
+            assert found[2]["kept"] == wanted[2]["kept"]
+            assert abs(found[2]["largest"] - wanted[2]["largest"]) < 1e-4
+        store.close()
+        worker.close()
+        single.close()
+    (out / "done").touch()
+
+
+def gradients(
+    worker: Worker, batch: PackedBatch
+) -> tuple[dict[str, torch.Tensor], float, dict[str, float]]:
+    """Of one step by name, whole; its loss and its metrics."""
+    prepared = worker.objective.prepare(batch)
+    assert prepared is not None
+    parts = split(prepared, worker.side_by_side)
+    loss, metrics = worker._learn(parts, len(batch.targets), len(batch.tokens))
+    found = {name: whole(p.grad) for name, p in worker.named.items()}
+    for p in worker.params:
+        p.grad = None
+    return found, loss, metrics
+
+
+def no_batches(worker: Worker, state: Any) -> Iterator[tuple[PackedBatch, Any]]:
+    raise NotImplementedError
+
+
 def balance(task: dict[str, Any], out: Path) -> None:
     in_two_processes(out)
 
@@ -252,6 +301,7 @@ DO = {
     "muon": muon,
     "dispatch": dispatch,
     "balance": balance,
+    "objective": objective,
 }
 
 

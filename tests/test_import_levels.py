@@ -36,8 +36,9 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
     3: {"checkpoint": ("model", "kernels")},
     4: {"engine": ("model", "kernels")},
     5: {"tools": ("harmony",), "tasks": ("harmony", "tools")},
-    6: {"turn": ("harmony", "tools")},
+    6: {"turn": ("harmony", "tools", "tasks", "engine")},
     7: {
+        "judges": ("harmony", "tools", "tasks"),
         "server": ("turn", "engine", "harmony", "tools"),
         "data": ("harmony", "tasks"),
         "train": ("kernels", "model", "checkpoint", "engine", "harmony", "turn", "tasks", "data"),
@@ -57,13 +58,16 @@ NEVER_LOADS_TORCH = (
     "tools",
     "tasks",
     "tasks.evals",
+    "tasks.environment",
     "tokenizer",
     "hub",
     "config",
     "turn",
+    "turn.many",
+    "judges",
     "commands.harmony",
     "commands.main",
-    "commands.train",
+    "commands.training",
     "server",
 )
 

@@ -31,6 +31,7 @@ TODAY = {
     "model": 10.3,
     "tasks/long": 8.6,
     "tools/browser": 8.8,
+    "train/rl": 9.2,  # formulas
 }
 # How often each construct occurs in the whole package.
 NESTED_CONDITIONALS = 0  # a conditional expression inside a conditional expression

@@ -37,6 +37,7 @@ RESHARDED: Task = {
     "save_every": 2,
     "hyper": {"ema": 0.9, "optimizer": "muon", "clip": 0.0},
 }
+OBJECTIVE: Task = {"do": "objective", "hyper": {"balance": {"mode": "none", "router_z": 0.0}}}
 CONTINUED: Task = {"parallel": {"tp": 2}, "steps": 3}
 DIVERGED: Task = {
     "parallel": {"ep": 2},
@@ -99,4 +100,6 @@ def do_all(folder: Path) -> None:
     tasks += [{"do": "muon", "parallel": {"ep": 2}, "out": str(folder / "muon ep")}]
     tasks += [{"do": "dispatch", "out": str(folder / "dispatch")}]
     tasks += [{"do": "balance", "out": str(folder / "balance")}]
+    for name in ("fsdp", "ep", "tp"):
+        tasks += [OBJECTIVE | {"parallel": {name: 2}, "out": str(folder / f"objective {name}")}]
     launch(folder, 2, tasks)

@@ -96,8 +96,10 @@ class Pages:
 class Batch:
     """T tokens of S sequences, end to end.
 
-    `lengths[s]` new tokens of sequence s, the first of which has position `starts[s]`;
-    `output_rows` are the rows whose logits are wanted (None: all). `router_logits`, if given, gets
+    `lengths[s]` new tokens of sequence s, the first of which has position `starts[s]`; what comes
+    before is in a cache, or in the rows of this batch that `gather` names: sequences that begin
+    with the same tokens have their keys computed once. `output_rows` are the rows whose logits are
+    wanted (None: all); one may come several times. `router_logits`, if given, gets
     the float32 logits [T, E] of every router, by layer: training needs them for its auxiliary
     losses.
     """
@@ -107,13 +109,24 @@ class Batch:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     output_rows: Tensor | None = None
     slots: Slots | None = None
+    # int64: instead of slots, the rows of this batch that hold the keys of each sequence, from its
+    # position 0 on, sequence after sequence
+    gather: Tensor | None = None
     router_logits: MutableMapping[int, Tensor] | None = None
+    # gets the experts chosen in each layer that has a router, [T, k]
+    choices: MutableMapping[int, Tensor] | None = None
+    # int64 [T, L, k]: the experts that tokens go to, layer by layer; -1: those that the router
+    # chooses itself. Their weights are the router's own in any case.
+    experts: Tensor | None = None
     pages: Pages | None = None  # instead of slots, for compiled kernels
     _made: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert len(self.lengths) == len(self.starts) > 0
         assert min(self.lengths) > 0 <= min(self.starts), (self.lengths, self.starts)
+        if self.gather is not None:
+            assert self.slots is None and self.pages is None
+            assert len(self.gather) == sum(self.starts) + sum(self.lengths)
 
     @staticmethod
     def packed(
@@ -163,8 +176,36 @@ class Batch:
         values.index_copy_(0, kind.write_T, v_TKh)
         return keys.index_select(0, kind.read_N), values.index_select(0, kind.read_N)
 
+    def shared_rows(self, window: int | None) -> Tensor | None:
+        """int64 [N]: the rows of this batch that hold the keys that `spans` speaks of; None: all,
+        as they come.
+        """
+        if self.gather is None:
+            return None
+        gather = self.gather
+        return self.once(("rows", window), lambda: self._make_rows(gather, window))
+
+    def _make_rows(self, gather: Tensor, window: int | None) -> Tensor:
+        pieces = []
+        begin = 0
+        for n, start, first in zip(self.lengths, self.starts, self._kept(window), strict=True):
+            end = begin + start + n
+            pieces.append(gather[begin + first : end])
+            begin = end
+        return torch.cat(pieces)
+
+    def _kept(self, window: int | None) -> Sequence[int]:
+        """The position of each sequence's oldest key."""
+        if self.slots is not None:
+            return self.slots.kinds[window].first_kept
+        if self.gather is None:
+            return self.starts
+        if window is None:
+            return (0,) * len(self.starts)
+        return [max(0, start + 1 - window) for start in self.starts]
+
     def _make_spans(self, window: int | None) -> Spans:
-        first_kept = self.starts if self.slots is None else self.slots.kinds[window].first_kept
+        first_kept = self._kept(window)
         seqs = list(zip(self.lengths, self.starts, first_kept, strict=True))
         kept = [start + n - first for n, start, first in seqs]
         bases = list(accumulate(kept, initial=0))

@@ -409,7 +409,7 @@ def test_plans_of_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_command_loads_no_torch() -> None:
-    program = "import sys, ossia.commands.train; sys.exit('torch' in sys.modules)"
+    program = "import sys, ossia.commands.training.train; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], env=environment()).returncode == 0
 
 

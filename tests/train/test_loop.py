@@ -22,9 +22,11 @@ from ossia.config import ModelConfig
 from ossia.data.packing import Example
 from ossia.errors import CheckpointError, ConfigError, DataError, TrainingError
 from ossia.model import TrainableExperts, Transformer
+from ossia.train import objective as objective_module
 from ossia.train import step as step_module
 from ossia.train.log import read_log
 from ossia.train.loop import train
+from ossia.train.objective import PartLoss
 from ossia.train.run import Run, StepReport
 from ossia.train.settings import Lora
 from ossia.train.step import ThreadedStep
@@ -145,14 +147,14 @@ def test_a_failing_part_raises_its_own_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not that of the parts that wait for it."""
-    real = step_module.cross_entropy
+    real = objective_module.cross_entropy
 
     def fail(x: Tensor, w: Tensor, targets: Tensor) -> Tensor:
         if x.shape[0] % 2:
             raise MemoryError("too much")
         return real(x, w, targets)
 
-    monkeypatch.setattr(step_module, "cross_entropy", fail)
+    monkeypatch.setattr(objective_module, "cross_entropy", fail)
     with pytest.raises(MemoryError, match="too much"):
         train(tiny_run(tmp_path, steps=30, shards=4))
 
@@ -302,10 +304,10 @@ def test_a_bad_gradient_is_named_though_the_loss_is_fine(
 ) -> None:
     real = step_module.part_loss
 
-    def steep(model: Transformer, *args: Any) -> tuple[Tensor, Tensor]:
-        total, loss = real(model, *args)
+    def steep(model: Transformer, *args: Any) -> PartLoss:
+        found = real(model, *args)
         weight = model.get_parameter("layers.1.moe.experts.gate_up.weight")
-        return total + (weight - weight.detach()).abs().sum().sqrt(), loss
+        return replace(found, total=found.total + (weight - weight.detach()).abs().sum().sqrt())
 
     monkeypatch.setattr(step_module, "part_loss", steep)
     place = (

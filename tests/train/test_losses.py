@@ -108,8 +108,8 @@ def test_cross_entropy(rows: int, hidden: int, vocabulary: int, held: int, seed:
         [(w @ row).log_softmax(0)[t] for row, t in zip(x, target.tolist(), strict=True)]
     ).mean()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ossia.train.losses.CHUNK_ELEMENTS", held)
-        patch.setattr("ossia.train.losses.CHUNK_ROWS", 1)
+        patch.setattr("ossia.kernels.logprobs.CHUNK_ELEMENTS", held)
+        patch.setattr("ossia.kernels.logprobs.CHUNK_ROWS", 1)
         got = cross_entropy(x, w, target)
     same(got * 3, want * 3, x, w)
 

@@ -318,10 +318,12 @@ def test_router_and_loss_stay_float32_under_bfloat16(tmp_path: Path) -> None:
     )
     attention.q.register_forward_hook(lambda m, args, out: seen.update(query=out.dtype))
     attention.register_forward_hook(lambda m, args, out: seen.update(residual=out.dtype))
-    total, loss = part_loss(worker.model, a_batch(), None, 0, 1.0, 1.0)
+    found = part_loss(worker.model, a_batch(), None, 0, 1.0, 1.0)
     rough, exact = torch.bfloat16, torch.float32
     assert seen == {"logits": exact, "weights": exact, "query": rough, "residual": exact}
-    assert total.dtype == loss.dtype == exact and all(p.dtype == exact for p in worker.params)
+    assert found.total.dtype == found.loss.dtype == exact and all(
+        p.dtype == exact for p in worker.params
+    )
     worker.close()
 
 

@@ -25,6 +25,7 @@ to begin with:
   echo 'What is 37 + 48?' | ossia chat              answer each line of a file or pipe
   ossia serve gpt-oss-20b                           for OpenAI and Anthropic clients, a chat page
   ossia train sft data=chats.jsonl                  fine-tune on conversations of your own
+  ossia train rl data=sums.jsonl                    learn from answers that can be checked
   ossia info gpt-oss-120b                           what a model consists of; needs no weights
   ossia convert gpt-oss-20b DIR --to hf-bf16        rewrite a checkpoint in another layout
   ossia harmony render chat.json                    the tokens of a conversation, and back
@@ -63,10 +64,11 @@ COMMANDS = {
     "generate": ("generate", "Complete text or token ids, no chat."),
     "serve": ("serve", "Serve a model over HTTP, and a page to chat on."),
     "train": (
-        "train",
+        "training.train",
         "Train, fine-tune or plan: run a recipe, see what it would cost, lay a model out over "
         "many GPUs.",
     ),
+    "rollouts": ("training.rollouts", "Read what a run of reinforcement learning has sampled."),
     "info": ("info", "Show a model's parameters, bytes, files and kernels."),
     "convert": ("convert", "Write a checkpoint in another layout."),
     "eval": ("evaluate", "Measure a model on held-out problems of ossia's tasks."),

@@ -14,6 +14,7 @@ which ids stop an answer, and its `Constraint` which ids may come. For one threa
 from __future__ import annotations
 
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, count
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ossia.engine.budget import make_tables, page_bytes, streams_within, tokens_within
+from ossia.engine.exact import as_trained, check_model, check_sampling
 from ossia.engine.prefix import PrefixCache
 from ossia.engine.request import (
     MAX_TOP_LOGPROBS,
@@ -37,13 +39,17 @@ from ossia.engine.request import (
 from ossia.engine.runner import Runner
 from ossia.engine.sampling import RowState, Sampled, mask_ahead, sample_rows
 from ossia.engine.scheduler import Scheduler, Work
-from ossia.engine.scoring import prompt_logprobs
+from ossia.engine.scoring import prompt_experts, prompt_logprobs
 from ossia.engine.speculate import NgramProposer, Speculation, verify
 from ossia.errors import CONTEXT_EXCEEDED, PromptTooLong, RequestError
+from ossia.kernels import products
 from ossia.kernels.cpu.memory import trim_heap
 from ossia.model import Transformer
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ossia.engine.request import Mask
 
 RESTING = 1 / 16  # of the pages: what the prefix cache holds while nothing is asked
@@ -58,6 +64,14 @@ class Engine:
     target) bound a step: while sequences decode, only so much of a prompt is read that the step
     keeps to that time. `max_running`: requests that run at the same time. Raises `RequestError` if
     the memory does not hold a single token.
+
+    `exact`: `model` is the one that is being trained, and a sampled token's log-probability is the
+    one that training will compute for it, to the bit: by the kernels of training, at the request's
+    temperature. Only its temperature may change what is drawn. Raises `ConfigError` where that is
+    not possible. Until `close`, products of the whole process are made row by row
+    (`products.hold_rows_alike`). After a step of the optimizer call `flush`, or give later requests
+    another `cache_salt`: pages of older weights are no use to them. `record_experts`: each sampled
+    token says to which experts the token went that it was drawn after.
     """
 
     enforces_constraints = True
@@ -73,7 +87,12 @@ class Engine:
         latency_target: float | None = 0.25,
         prefix_cache: bool = True,
         speculate: bool = True,
+        exact: bool = False,
+        record_experts: bool = False,
     ) -> None:
+        self.exact = exact
+        if exact:
+            self._hold_rows_alike(model)
         config = model.config
         kind = model.kv_kind
         if capacity is None and kv_memory is not None:
@@ -92,7 +111,7 @@ class Engine:
         self.prefix_cache: PrefixCache | None = None
         if prefix_cache:
             self.prefix_cache = PrefixCache(tables, page_costs=page_bytes(config, kind))
-        self._runner = Runner(model, tables)
+        self._runner = Runner(model, tables, exact, record_experts)
         self._scheduler = Scheduler(
             tables,
             max_batch_tokens,
@@ -109,6 +128,24 @@ class Engine:
         self._prompt_tokens = 0  # of all requests
         self._has_run = False  # since it last rested
         self._ids = count()
+
+    def _hold_rows_alike(self, model: Transformer) -> None:
+        products.hold_rows_alike(check_model(model))
+        self.enforces_constraints = False
+        self._release = weakref.finalize(self, products.release_rows_alike)
+        self._release.atexit = False
+
+    def close(self) -> None:
+        """Ends what an exact engine asks of the products of its process; others hold nothing."""
+        if self.exact:
+            self._release()
+
+    def flush(self) -> None:
+        """Forget all cached prefixes: the weights have changed. Requests that are under way keep
+        their own pages.
+        """
+        if self.prefix_cache is not None:
+            self.prefix_cache.clear()
 
     def submit(
         self,
@@ -132,6 +169,8 @@ class Engine:
         at once. Each has a `stream` of its own, so that it draws other numbers from the same seed.
         """
         limit = self.check(prompt, params)
+        if self.exact:
+            check_sampling(params, constraint)
         if constraint is not None and constraint.is_done:
             raise RequestError(
                 "the constraint has already ended; start a fresh one for every request",
@@ -247,10 +286,22 @@ class Engine:
                 f"the number of top log-probabilities must be 0 to {MAX_TOP_LOGPROBS}, found {top}",
                 "top_logprobs",
             )
+        self._check_text(prompt)
+        model = self._runner.model
+        return prompt_logprobs(model, prompt, top, self.max_batch_tokens, self.exact)
+
+    def prompt_experts(self, prompt: Sequence[int]) -> NDArray[np.int16]:
+        """[P, L, k]: the experts that each of a prompt's tokens goes to in each layer, -1 where
+        there is no router; for training that follows them. Memory and errors as
+        `prompt_logprobs`.
+        """
+        self._check_text(prompt)
+        return prompt_experts(self._runner.model, prompt, self.max_batch_tokens, self.exact)
+
+    def _check_text(self, prompt: Sequence[int]) -> None:
         self._check_ids(prompt)
         if len(prompt) > self.config.max_context_length:
             raise PromptTooLong(len(prompt), self.config.max_context_length)
-        return prompt_logprobs(self._runner.model, prompt, top, self.max_batch_tokens)
 
     def generate(
         self,
@@ -389,12 +440,22 @@ class Engine:
             logits_RV = logits_RV[torch.tensor(picked, dtype=torch.int64)]
         states = [self._states[requests[n].id] for n in masks]
         sampled = sample_rows(logits_RV, states, [*masks.values()])
+        if self.exact:
+            sampled = as_trained(logits_RV, states, sampled)
         taken: list[SampledToken | None] = [None] * len(requests)
         for n, drawn in zip(masks, sampled, strict=True):
-            taken[n] = self._take(requests[n], drawn)
+            experts = None
+            if self._runner.experts is not None:
+                experts = tuple(map(tuple, self._runner.experts[rows[n]].tolist()))
+            taken[n] = self._take(requests[n], drawn, experts)
         return taken
 
-    def _take(self, request: Request, drawn: Sampled | Exception) -> SampledToken | None:
+    def _take(
+        self,
+        request: Request,
+        drawn: Sampled | Exception,
+        experts: tuple[tuple[int, ...], ...] | None,
+    ) -> SampledToken | None:
         """Record a drawn token; None if the request failed instead. If the token is the last, the
         request is not ended yet: the scheduler must be told of the work first.
         """
@@ -422,7 +483,13 @@ class Engine:
         if reason is None and constraint is not None:
             request.mask = mask_ahead(constraint)  # while the model runs over this token
         return SampledToken(
-            request.id, drawn.token_id, drawn.logprob, reason, drawn.top_logprobs, request.cached
+            request.id,
+            drawn.token_id,
+            drawn.logprob,
+            reason,
+            drawn.top_logprobs,
+            request.cached,
+            experts,
         )
 
     def _fail(self, request: Request, error: Exception) -> None:

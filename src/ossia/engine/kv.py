@@ -6,7 +6,7 @@ Knows pages and work, and of the model only its config.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from ossia.engine.pages import PageCopy, PageTables, first_seen
 from ossia.engine.scheduler import Work
 from ossia.kernels import cpu
 from ossia.kernels.cpu.memory import drop_resident
+
+Choices = MutableMapping[int, torch.Tensor] | None  # of experts, by layer
 
 
 class TorchCache:
@@ -36,10 +38,14 @@ class TorchCache:
             self.keys.append(torch.empty(shape, dtype=dtype, device=device))
             self.values.append(torch.empty(shape, dtype=dtype, device=device))
 
-    def batch(self, scheduled: Sequence[Work], rows: torch.Tensor | None) -> Batch:
+    def batch(
+        self, scheduled: Sequence[Work], rows: torch.Tensor | None, choices: Choices = None
+    ) -> Batch:
         kinds = {window: self._slots(scheduled, window) for window in self.tables.pools}
         slots = Slots(self.keys, self.values, kinds)
-        return Batch(*_extent(scheduled), self.device, output_rows=rows, slots=slots)
+        return Batch(
+            *_extent(scheduled), self.device, output_rows=rows, slots=slots, choices=choices
+        )
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
         for layer, window in enumerate(self.windows):
@@ -90,9 +96,12 @@ class NativeCache:
         layers = [cpu.KvLayer(tables.pools[window].total, *shape) for window in self.windows]
         self.kv = cpu.KvLayers(layers)
 
-    def batch(self, scheduled: Sequence[Work], rows: torch.Tensor | None) -> Batch:
+    def batch(
+        self, scheduled: Sequence[Work], rows: torch.Tensor | None, choices: Choices = None
+    ) -> Batch:
         tables = {window: self._table(scheduled, window) for window in self.tables.pools}
-        return Batch(*_extent(scheduled), output_rows=rows, pages=Pages(self.kv, tables))
+        pages = Pages(self.kv, tables)
+        return Batch(*_extent(scheduled), output_rows=rows, pages=pages, choices=choices)
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
         for layer, window in zip(self.kv.layers, self.windows, strict=True):

@@ -208,7 +208,9 @@ class SampledToken:
     """One sampled id. `logprob` is its log-probability in the model's own distribution: before
     penalties, bias, constraint, temperature and filters; so are those of `top_logprobs`, likeliest
     first. The last token has a `finish_reason`. `cached_tokens`: how many of the prompt's tokens
-    had been computed for earlier requests.
+    had been computed for earlier requests. An exact engine's `logprob` is of the distribution drawn
+    from, softmax(logits / temperature). `experts`, if the engine records them: by layer, those that
+    the token before this one went to.
     """
 
     request_id: int
@@ -217,6 +219,7 @@ class SampledToken:
     finish_reason: FinishReason | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     cached_tokens: int = 0
+    experts: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)

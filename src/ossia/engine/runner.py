@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ossia.engine.budget import make_tables
@@ -13,14 +15,27 @@ from ossia.engine.kv import NativeCache, TorchCache
 from ossia.engine.pages import PageCopy, PageTables
 from ossia.engine.request import Request, SamplingParams
 from ossia.engine.scheduler import Work
+from ossia.kernels import as_in_training
 from ossia.model import Transformer
 
 
 class Runner:
-    """A model and its cache; one forward at a time."""
+    """A model and its cache; one forward at a time. `exact`: by the kernels of training.
+    `records_experts`: `experts` then holds, int16 [R, L, k], where the tokens of the last run's
+    rows went; -1 in layers without a router.
+    """
 
-    def __init__(self, model: Transformer, tables: PageTables) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        tables: PageTables,
+        exact: bool = False,
+        records_experts: bool = False,
+    ) -> None:
         self.model = model
+        self.exact = exact
+        self.records_experts = records_experts
+        self.experts: NDArray[np.int16] | None = None
         config = model.config
         self.cache: NativeCache | TorchCache
         if model.compiled:
@@ -45,7 +60,8 @@ class Runner:
                 rows += range(end - 1 - work.drafts, end)
         rows_R = _tensor(rows).to(self.model.device)
         hidden_RD = self._hidden(scheduled, rows_R)
-        return self.model.unembed(hidden_RD).float().cpu()
+        with self._kernels():
+            return self.model.unembed(hidden_RD).float().cpu()
 
     @torch.inference_mode()
     def hidden(self, scheduled: Sequence[Work], rows: Tensor | None = None) -> Tensor:
@@ -60,8 +76,27 @@ class Runner:
             ids += request.tokens(request.computed, end)
             ids += request.draft[: work.drafts]
         tokens_T = _tensor(ids).to(self.model.device)
-        batch = self.cache.batch(scheduled, rows)
-        return self.model.hidden(tokens_T, batch)
+        choices: dict[int, Tensor] | None = {} if self.records_experts else None
+        batch = self.cache.batch(scheduled, rows, choices)
+        with self._kernels():
+            hidden = self.model.hidden(tokens_T, batch)
+        if choices is not None:
+            self.experts = self._chosen(choices, len(hidden), rows)
+        return hidden
+
+    def _chosen(
+        self, choices: Mapping[int, Tensor], count: int, rows_R: Tensor | None
+    ) -> NDArray[np.int16]:
+        c = self.model.config
+        found = np.full((count, c.num_hidden_layers, c.experts_per_token), -1, np.int16)
+        for layer, choice_Tk in choices.items():
+            if rows_R is not None:
+                choice_Tk = choice_Tk[rows_R]
+            found[:, layer] = choice_Tk.numpy(force=True)
+        return found
+
+    def _kernels(self) -> AbstractContextManager[None]:
+        return as_in_training() if self.exact else nullcontext()
 
 
 def _tensor(numbers: Sequence[int]) -> Tensor:
@@ -70,20 +105,40 @@ def _tensor(numbers: Sequence[int]) -> Tensor:
 
 
 def hidden_in_chunks(
-    model: Transformer, tokens: Sequence[int], chunks: Sequence[int]
+    model: Transformer, tokens: Sequence[int], chunks: Sequence[int], exact: bool = False
 ) -> Iterator[Tensor]:
     """The input of the unembedding, [n, D] for each chunk of n `tokens`. They have a cache of their
-    own.
+    own. `exact`: by the kernels of training.
     """
+    for _, hidden_nD in _runs(model, tokens, chunks, exact, False):
+        yield hidden_nD
+
+
+def experts_in_chunks(
+    model: Transformer, tokens: Sequence[int], chunks: Sequence[int], exact: bool = False
+) -> Iterator[NDArray[np.int16]]:
+    """Where the `tokens` go, [n, L, k] for each chunk of n; as `hidden_in_chunks`."""
+    for runner, _ in _runs(model, tokens, chunks, exact, True):
+        assert runner.experts is not None
+        yield runner.experts
+
+
+def _runs(
+    model: Transformer,
+    tokens: Sequence[int],
+    chunks: Sequence[int],
+    exact: bool,
+    records_experts: bool,
+) -> Iterator[tuple[Runner, Tensor]]:
     assert sum(chunks) == len(tokens)
     assert min(chunks) > 0
     tables = make_tables(
         model.config, len(tokens), max_running=1, max_batch_tokens=max(chunks), snapshots=False
     )
-    runner = Runner(model, tables)
+    runner = Runner(model, tables, exact, records_experts)
     request = Request(0, tuple(tokens), SamplingParams(), limit=0)
     for n in chunks:
         tables.grow(request.id, request.computed, request.computed + n)
-        yield runner.hidden([Work(request, n)])
+        yield runner, runner.hidden([Work(request, n)])
         request.computed += n
         tables.forget_behind_windows(request.id, request.computed)

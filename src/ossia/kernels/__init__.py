@@ -16,22 +16,27 @@ from collections.abc import Iterable
 from ossia.kernels import contest, cpu, products
 from ossia.kernels.attention import attention
 from ossia.kernels.attention_training import attention_training
+from ossia.kernels.choice import as_in_training, in_training
 from ossia.kernels.experts import experts
 from ossia.kernels.experts_training import experts_training
 from ossia.kernels.linear import linear
 from ossia.kernels.norm import rms_norm
 from ossia.kernels.rope import rotate
+from ossia.kernels.training import take_rows
 
 __all__ = [
+    "as_in_training",
     "attention",
     "attention_training",
     "experts",
     "experts_training",
+    "in_training",
     "in_use",
     "linear",
     "not_compiled",
     "rms_norm",
     "rotate",
+    "take_rows",
 ]
 
 

@@ -272,6 +272,8 @@ def attention_training(
     q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float
 ) -> Tensor:
     """As `attention`, differentiable by q, k, v and the sinks; computed in the dtype of q."""
+    if sink_H is not None:  # a frozen one may be stored in bfloat16, which is not compiled
+        sink_H = sink_H.to(torch.promote_types(q_THh.dtype, torch.float32))
     is_compiled = _serves(q_THh, k_NKh, v_NKh, sink_H)
     apply: Any = (_Compiled if is_compiled else _Attention).apply
     out_THh: Tensor = apply(q_THh, k_NKh, v_NKh, sink_H, spans, scale)

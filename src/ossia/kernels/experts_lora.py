@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ossia.kernels.experts import MatrixOf, swiglu
 from ossia.kernels.experts_training import _places, _slices
+from ossia.kernels.products import product
 from ossia.kernels.training import swiglu_with_gradient
 
 
@@ -68,9 +68,10 @@ class _Change:
 
     def apply(self, e: int, x: Tensor) -> Tensor:
         """x W'^T + bias"""
-        out = F.linear(x, self.frozen.matrix(e, x.dtype), self.frozen.bias[e].to(x.dtype))
+        out = product(x, self.frozen.matrix(e, x.dtype).T, self.frozen.bias[e].to(x.dtype))
         if self.a is not None and self.b is not None and not self.frozen.whole:
-            out.addmm_(x @ self.a[e].T, self.b[e].T, alpha=self.scale)
+            low = product(x, self.a[e].T)
+            out.add_(product(low, self.b[e].T), alpha=self.scale)
         return out
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:

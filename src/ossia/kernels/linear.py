@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ossia.kernels.choice import in_training
 from ossia.kernels.products import linear_training
 
 CHUNK_ELEMENTS = 1 << 24  # of weight converted at a time: 64 MiB in float32
@@ -21,7 +22,7 @@ def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Ten
     products of bfloat16 are exact there, so the only rounding left is that of the sums, as in the
     compiled kernels.
     """
-    is_trained = torch.is_grad_enabled() and (x_TK.requires_grad or weight_NK.requires_grad)
+    is_trained = in_training(x_TK, weight_NK)
     if not is_trained:
         x_TK = widened(x_TK)
     if bias_N is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ossia.kernels.choice import in_training
 from ossia.kernels.training import norm_training
 
 
@@ -12,8 +13,9 @@ def rms_norm(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
     """x / rms(x) * scale, in float32 at least and cast last (Llama casts before the scale; gpt-oss
     does not).
     """
-    if torch.is_grad_enabled() and x_TD.requires_grad:
-        trained = norm_training(x_TD, scale_D, eps)
+    if in_training(x_TD):
+        # a frozen scale may be stored in bfloat16, which the compiled norm does not read
+        trained = norm_training(x_TD, scale_D.to(x_TD.dtype), eps)
         if trained is not None:
             return trained
     wide = torch.promote_types(x_TD.dtype, torch.float32)

@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ossia.errors import ConfigError
 from ossia.kernels import contest
 
 SMALLEST = 1 << 18  # multiplications; for fewer, calling oneDNN costs more than the product
@@ -206,9 +208,104 @@ def product(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None = None) -> Tensor:
     copy.
     """
     multiplications = a_MK.shape[0] * a_MK.shape[1] * b_KN.shape[1]
-    if a_MK.dtype == torch.float32 and a_MK.device.type == "cpu" and multiplications >= SMALLEST:
-        return PRODUCTS[serving().product](a_MK, b_KN, bias_N)
-    return _by_torch(a_MK, b_KN, bias_N)
+    if a_MK.dtype != torch.float32 or a_MK.device.type != "cpu" or not multiplications:
+        return _by_torch(a_MK, b_KN, bias_N)
+    if _alike is not None:
+        return _row_by_row(_alike.way, a_MK, b_KN, bias_N)
+    if multiplications < SMALLEST:
+        return _by_torch(a_MK, b_KN, bias_N)
+    return PRODUCTS[serving().product](a_MK, b_KN, bias_N)
+
+
+# ---- the same bits for a row, whatever rows are beside it ----
+
+MOST_TRIED = 64  # rows
+FEW_TRIED = (2, 3, 4, 5, 7, 8, 12, 16, 17, 31, 32, 48, 63, 64)
+MANY_ROWS = 256
+LARGE = 1 << 25  # weights of which trying everything would take minutes
+FEWEST_ROWS = 2  # a product of fewer has an order of sums of its own, in MKL and oneDNN alike
+
+
+@dataclass
+class _Alike:
+    way: str  # a name in PRODUCTS
+    holders: int = 0
+
+
+_alike: _Alike | None = None
+
+
+def hold_rows_alike(way: str) -> None:
+    """From now on, until `release_rows_alike` has been called as often, every float32 product on a
+    CPU goes the same `way`, a name in `PRODUCTS`, however small it is, and a single row is computed
+    as two. Where `rows_are_alike` holds for that way, a row of a product then depends on nothing
+    but that row: a sequence has the same numbers alone, in a packed batch, and token by token.
+
+    It holds for the whole process, for what is trained beside it as well: parts of a step run in
+    threads. Raises `ConfigError` if another way is held already.
+    """
+    global _alike
+    with _lock:
+        found = _alike or _Alike(way)
+        if found.way != way:
+            raise ConfigError(
+                f"products of this process are made by {found.way} alone until its exact engine is "
+                f"closed; {way} cannot be asked for now"
+            )
+        found.holders += 1
+        _alike = found
+
+
+def release_rows_alike() -> None:
+    global _alike
+    with _lock:
+        assert _alike is not None
+        _alike.holders -= 1
+        if not _alike.holders:
+            _alike = None
+
+
+def _row_by_row(way: str, a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None) -> Tensor:
+    rows = len(a_MK)
+    if rows >= FEWEST_ROWS:
+        return PRODUCTS[way](a_MK, b_KN, bias_N)
+    repeated = a_MK.expand(FEWEST_ROWS, -1).contiguous()
+    return PRODUCTS[way](repeated, b_KN, bias_N)[:rows]
+
+
+@cache
+def rows_are_alike(way: str, inputs: int, outputs: int, threads: int) -> bool:
+    """Whether x W^T [M, outputs] has the same bits in every row for 2 to 64 rows, on so many
+    threads, as among many rows on one thread, as training computes it; tried on this machine.
+    """
+    rng = torch.Generator().manual_seed(inputs)
+    many = MANY_ROWS
+    tried: Iterable[int] = range(2, MOST_TRIED + 1)
+    if inputs * outputs > LARGE:
+        many = MOST_TRIED
+        tried = FEW_TRIED
+    x_MK = torch.randn(many, inputs, generator=rng)
+    weight_NK = torch.randn(outputs, inputs, generator=rng)
+    multiply = PRODUCTS[way]
+    with _threads(1):
+        wanted_MN = multiply(x_MK, weight_NK.T, None)
+    with _threads(threads):
+        for rows in tried:
+            first = 7 * rows % (many - rows + 1)
+            part = slice(first, first + rows)
+            if not torch.equal(multiply(x_MK[part], weight_NK.T, None), wanted_MN[part]):
+                return False
+    return True
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def stack_dtype(device: torch.device) -> torch.dtype:

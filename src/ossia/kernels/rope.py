@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ossia.kernels.choice import in_training
 from ossia.kernels.training import rotate_training
 
 
@@ -14,7 +15,7 @@ def rotate(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor) -> Tensor:
     """Rotate every pair of x [T, H, h] by its position's angle; cos and sin are [T, h/2],
     concentration included.
     """
-    if torch.is_grad_enabled() and x_THh.requires_grad:
+    if in_training(x_THh):
         trained = rotate_training(x_THh, cos_Tr, sin_Tr)
         if trained is not None:
             return trained

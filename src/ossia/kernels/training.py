@@ -115,6 +115,32 @@ def add_rows(out_TD: Tensor, rows_n: Tensor, x_nD: Tensor, scale_n: Tensor | Non
     library.ossia_add_rows(*pointers, *x_nD.shape, out_TD.data_ptr())
 
 
+class _Taken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TN: Tensor, rows_n: Tensor) -> Tensor:
+        ctx.save_for_backward(rows_n)
+        ctx.like = x_TN.shape
+        return x_TN.index_select(0, rows_n)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_nN: Tensor) -> tuple[Tensor | None, ...]:
+        (rows_n,) = ctx.saved_tensors
+        wide = torch.promote_types(grad_nN.dtype, torch.float32)
+        dx_TN = torch.zeros(ctx.like, dtype=wide, device=grad_nN.device)
+        add_rows(dx_TN.flatten(1), rows_n, grad_nN.flatten(1))
+        return dx_TN.to(grad_nN.dtype), None
+
+
+def take_rows(x_TN: Tensor, rows_n: Tensor) -> Tensor:
+    """x[rows], differentiable by x; a row may be taken several times. torch's own backward pass
+    calls an addition for each row.
+    """
+    apply: Any = _Taken.apply
+    out_nN: Tensor = apply(x_TN, rows_n)
+    return out_nN
+
+
 def check_targets(target_R: Tensor, vocabulary: int) -> None:
     """Raises `IndexError` for a target outside of the vocabulary. Waits for a GPU once."""
     if not len(target_R):

@@ -100,9 +100,9 @@ class Experts(nn.Module):
     def forward(self, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, limit: float) -> Tensor:
         up = self.gate_up
         down = self.down
-        needs_grad = torch.is_grad_enabled() and (x_TD.requires_grad or up.bias.requires_grad)
+        is_trained = kernels.in_training(x_TD, up.bias)
         chosen = (x_TD, choice_Tk, weight_Tk)
-        if needs_grad and isinstance(up, TrainableExperts) and isinstance(down, TrainableExperts):
+        if is_trained and isinstance(up, TrainableExperts) and isinstance(down, TrainableExperts):
             first = (up.values(), up.bias)
             second = (down.values(), down.bias)
             return kernels.experts_training(*chosen, first, second, limit)
@@ -126,13 +126,18 @@ class Router(nn.Module):
         self.top_k = config.experts_per_token
         self.register_buffer("selection_bias", None, persistent=False)
 
-    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x_TD: Tensor, given_Tk: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """choice int64 [T, k], weight float32 [T, k], logits float32 [T, E]. In float32 at least,
-        because rounding decides near ties.
+        because rounding decides near ties. `given`: chosen elsewhere, for tokens where it is not
+        -1; the weights are this router's own then, too, so it learns (arXiv 2510.11370).
         """
         wide = torch.promote_types(x_TD.dtype, torch.float32)
         logits_TE = kernels.linear(x_TD.to(wide), self.weight, self.bias)
         choice_Tk = self.choose(logits_TE)
+        if given_Tk is not None:
+            choice_Tk = torch.where(given_Tk < 0, choice_Tk, given_Tk)
         weight_Tk = logits_TE.gather(-1, choice_Tk).softmax(-1)
         return choice_Tk, weight_Tk, logits_TE
 
@@ -191,7 +196,9 @@ class Moe(nn.Module):
             choice_Tk = torch.zeros(x_TD.shape[0], 1, dtype=torch.int64, device=x_TD.device)
             weight_Tk = torch.ones(x_TD.shape[0], 1, device=x_TD.device)
         else:
-            choice_Tk, weight_Tk, logits_TE = self.router(t_TD)
+            choice_Tk, weight_Tk, logits_TE = self._route(t_TD, batch)
+            if batch.choices is not None:
+                batch.choices[self.layer] = choice_Tk
             if batch.router_logits is not None:
                 batch.router_logits[self.layer] = logits_TE
             if self.capacity is not None and self.training:
@@ -201,3 +208,11 @@ class Moe(nn.Module):
                 weight_Tk = weight_Tk * within_capacity(choice_Tk, most)
         y_TD: Tensor = self.experts(t_TD, choice_Tk, weight_Tk, self.limit)
         return x_TD + y_TD.to(x_TD.dtype)
+
+    def _route(self, t_TD: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        assert self.router is not None
+        given: tuple[Tensor, ...] = ()
+        if batch.experts is not None:
+            given = (batch.experts[:, self.layer],)
+        routed: tuple[Tensor, Tensor, Tensor] = self.router(t_TD, *given)
+        return routed

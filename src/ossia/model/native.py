@@ -164,9 +164,13 @@ class NativeLayers(nn.Module):
         assert batch.router_logits is None, (
             "the compiled kernels keep no router logits; training uses torch's"
         )
+        assert batch.experts is None, "the compiled kernels follow their own routers"
         pages = batch.pages or _own_pages(batch, self.config, self.kv_kind)
         step = cpu.Step(batch.lengths, batch.starts, pages, rope)
-        self.run(x_TD, step, pages.layers)
+        if batch.choices is None:
+            self.run(x_TD, step, pages.layers)
+        else:
+            self.run.one_by_one(x_TD, step, pages.layers, batch.choices)
         return x_TD
 
 

@@ -55,8 +55,14 @@ class Attention(nn.Module):
         v_TKh = self._heads(self.v(t_TD)).to(dtype)
         del t_TD
         k_NKh, v_NKh = batch.remember(self.layer, self.window, k_TKh, v_TKh)
+        shared_N = batch.shared_rows(self.window)
+        if shared_N is not None:
+            k_NKh = kernels.take_rows(k_NKh, shared_N)
+            v_NKh = kernels.take_rows(v_NKh, shared_N)
         spans = batch.spans(self.window)
-        attend = kernels.attention_training if q_THh.requires_grad else kernels.attention
+        attend = kernels.attention
+        if kernels.in_training(q_THh):
+            attend = kernels.attention_training
         o_THh = attend(q_THh, k_NKh, v_NKh, spans, self._sink(q_THh), self.head_dim**-0.5)
         del q_THh
         y_TD: Tensor = self.out(o_THh.flatten(1))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ossia.kernels import as_in_training
 from ossia.model import Transformer
 from ossia.model.common import RMSNorm
 from ossia.model.moe import Router
@@ -54,4 +55,9 @@ class _Forgetful:
     def __call__(self, *args: Any) -> Any:
         if not torch.is_grad_enabled():
             return self.forward(*args)
-        return checkpoint(self.forward, *args, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(self.again, *args, use_reentrant=False, preserve_rng_state=False)
+
+    def again(self, *args: Any) -> Any:
+        """Also what is frozen by the kernels of training, which the first time had, too."""
+        with as_in_training():
+            return self.forward(*args)

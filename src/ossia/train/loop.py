@@ -106,9 +106,7 @@ def _steps(
     shown that its weights are good.
     """
     pending: dict[str, Any] | None = None
-    batches = pack(
-        run.examples(progress.data), run.hyper.tokens_per_step, run.hyper.longest, progress.data
-    )
+    batches = _batches(run, worker, progress.data)
     log = Log(run.out, progress.step) if worker.leads else None
     try:
         while progress.step < until:
@@ -133,6 +131,13 @@ def _steps(
             log.close()
 
 
+def _batches(run: Run, worker: Worker, state: Any) -> Iterator[tuple[PackedBatch, Any]]:
+    if run.batches is not None:
+        return run.batches(worker, state)
+    assert run.examples is not None
+    return pack(run.examples(state), run.hyper.tokens_per_step, run.hyper.longest, state)
+
+
 def _step(
     run: Run, worker: Worker, progress: _Progress, batches: Iterator[tuple[PackedBatch, Any]]
 ) -> StepReport:
@@ -150,7 +155,7 @@ def _step(
         lr,
         len(batch.tokens),
         seconds,
-        metrics,
+        {**batch.report, **metrics},
         worker.balancer.load,
     )
 

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ossia.kernels.logprobs import chunk_rows
 from ossia.kernels.products import product
 from ossia.kernels.training import check_targets, softmax_gradient
-
-CHUNK_ELEMENTS = 1 << 20  # logits held at a time: 4 MiB in float32, which stays in cache
-CHUNK_ROWS = 64  # at least, or the products of a large vocabulary (201,088: 51 MB then) are slow
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -24,7 +22,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x_RD: Tensor, weight_VD: Tensor, target_R: Tensor) -> Tensor:
         vocabulary = len(weight_VD)
         check_targets(target_R, vocabulary)
-        rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // vocabulary)
+        rows = chunk_rows(vocabulary)
         w_VD = weight_VD.to(x_RD.dtype)
         w_DV = w_VD.T
         wide = torch.promote_types(x_RD.dtype, torch.float32)

@@ -113,6 +113,9 @@ class Progress:
         else:
             pieces.append(f"last step {report.seconds:.2f} s")
         metrics = report.metrics
+        if "reward" in metrics:
+            pieces.insert(2, f"reward {metrics['reward']:.3f}")
+            pieces.insert(3, f"right {metrics['correct']:.0%}")
         if "max_violation" in metrics:
             pieces.append(f"MaxVio {metrics['max_violation']:.2f}")
         if "dead" in metrics:

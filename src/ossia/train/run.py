@@ -5,18 +5,24 @@ torch, no files.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ossia.config import ModelConfig, as_dict
-from ossia.data.packing import ExamplesFrom
+from ossia.data.packing import ExamplesFrom, PackedBatch, State
 from ossia.errors import ConfigError
 from ossia.train.settings import Decay, Hyperparameters, Lora, OptimizerName, Parallel
 
 if TYPE_CHECKING:
     from ossia.mxfp4 import ScaleRule
+    from ossia.train.objective import Objective
+
+# (the worker of the run, the state to go on from) -> batches of whole steps, each with the state
+# after it. They are asked for one by one, between steps, so that they may come from
+# `worker.model` as it is then. On several processes each makes the same ones.
+BatchesFrom = Callable[[Any, State], Iterator[tuple[PackedBatch, State]]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class Schedule:
 @dataclass(frozen=True)
 class Run:
     """`steps` optimizer steps on the examples that `examples(state)` yields as (example, state to
-    go on from).
+    go on from), or on the batches that `batches(worker, state)` makes; `objective` is what they
+    minimize (None: cross-entropy).
 
     `out` gets `state.pt` (to resume), `log.jsonl`, and in the end `weights.safetensors` (native
     names, float32) with `config.json`. `start_from` is such a folder, or a released checkpoint in
@@ -63,7 +70,7 @@ class Run:
 
     name: str
     config: ModelConfig
-    examples: ExamplesFrom
+    examples: ExamplesFrom | None
     steps: int
     hyper: Hyperparameters
     out: Path
@@ -73,12 +80,16 @@ class Run:
     lora: Lora | None = None  # train low-rank changes only
     save_every: int = 200
     parallel: Parallel | None = None  # None: this process alone
+    batches: BatchesFrom | None = None  # instead of examples
+    objective: Objective | None = None
 
     def __post_init__(self) -> None:
         if min(self.steps, self.save_every) < 1:
             raise ConfigError(
                 f"steps and save_every must be 1 or more, found {self.steps} and {self.save_every}"
             )
+        if (self.examples is None) == (self.batches is None):
+            raise ConfigError("a run learns from examples or from batches: give one of the two")
         if self.lora is not None and self.start_from is None:
             raise ConfigError("LoRA changes a model that is there already: give start_from")
         if self.lora is not None and self.quantize and not self.lora.experts:
@@ -101,7 +112,7 @@ class Run:
         """What must not change between a run and its resumption: JSON values by dotted name. The
         number of processes may change.
         """
-        settings = {
+        settings: dict[str, Any] = {
             "name": self.name,
             "steps": self.steps,
             "quantize": self.quantize,
@@ -109,6 +120,8 @@ class Run:
             "hyper": asdict(self.hyper),
             "lora": self.lora and asdict(self.lora),
         }
+        if self.objective is not None:
+            settings["objective"] = dict(self.objective.identity())
         return _flat(settings)
 
 

@@ -14,20 +14,22 @@ import threading
 from collections import UserDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ossia.batch import Batch
-from ossia.data.packing import Ids, PackedBatch, split
+from ossia.data.packing import PackedBatch, split
 from ossia.errors import TrainingError
-from ossia.kernels import products
+from ossia.kernels import as_in_training, products
 from ossia.model import Transformer
 from ossia.train.balance import Balancer
 from ossia.train.checkpointing import checkpoint_layers, compile_parts, plain
 from ossia.train.diagnose import DivergedError, bad_weight, where
-from ossia.train.losses import cross_entropy
+from ossia.train.objective import CROSS_ENTROPY, Objective, PartLoss
 from ossia.train.optim import Average, Optimizers, trained
 from ossia.train.run import Run
 from ossia.train.state import State
@@ -51,6 +53,7 @@ class Worker:
         self.model = model
         self.hyper = h
         self.balancer = balancer
+        self.objective = run.objective or CROSS_ENTROPY
         self.taken = 0
         self.named = trained(model)
         self.params = list(self.named.values())
@@ -60,9 +63,14 @@ class Worker:
             checkpoint_layers(model)
 
     def step(self, batch: PackedBatch, lr: float) -> tuple[float, Metrics]:
-        """(loss, metrics) of one update. Raises `DivergedError`, before anything has changed, if
-        the loss or the gradients are not finite.
+        """(loss, metrics) of one update; no update, if the objective finds nothing to learn. Raises
+        `DivergedError`, before anything has changed, if the loss or the gradients are not finite.
         """
+        prepared = self.objective.prepare(batch)
+        if prepared is None:
+            self.taken += 1
+            return 0.0, {"gradient_norm": 0.0}
+        batch = prepared
         parts = split(batch, self.hyper.accumulate * self.side_by_side)
         targets = sum(len(part.rows) for part in parts)
         tokens = sum(len(part.tokens) for part in parts)
@@ -70,7 +78,7 @@ class Worker:
             raise TrainingError(
                 "a batch has no token to learn: the masks of its examples are empty"
             )
-        loss = self._learn(parts, targets, tokens)
+        loss, metrics = self._learn(parts, targets, tokens)
         norm = self._norm()
         if not math.isfinite(loss):
             self._diverged(f"the loss is {loss}", batch, parts)
@@ -82,12 +90,14 @@ class Worker:
         if self.average is not None:
             self.average.update()
         self.taken += 1
-        return loss, {"gradient_norm": norm} | self._balanced()
+        return loss, {"gradient_norm": norm} | metrics | self._balanced()
 
     # what subclasses do in their own way
 
-    def _learn(self, parts: Parts, targets: int, tokens: int) -> float:
-        """Give every parameter the gradient of the step; the loss of the step."""
+    def _learn(self, parts: Parts, targets: int, tokens: int) -> tuple[float, Metrics]:
+        """Give every parameter the gradient of the step; the loss of the step and the objective's
+        metrics.
+        """
         raise NotImplementedError
 
     def _norm(self) -> float:
@@ -172,7 +182,7 @@ class Worker:
 @dataclass(frozen=True)
 class _Part:
     gradients: tuple[Tensor, ...]
-    loss: float  # the part's share of the step's mean
+    loss: PartLoss
 
 
 class ThreadedStep(Worker):
@@ -189,17 +199,21 @@ class ThreadedStep(Worker):
         if model.device.type == "cpu":
             products.serving()  # measured now, if need be, while nothing else runs
 
-    def _learn(self, parts: Parts, targets: int, tokens: int) -> float:
-        loss = 0.0
+    def _learn(self, parts: Parts, targets: int, tokens: int) -> tuple[float, Metrics]:
+        losses: list[PartLoss] = []
         gradients: list[Tensor] = []
         for first in range(0, len(parts), self.side_by_side):
             together = parts[first : first + self.side_by_side]
             for part in self._together(together, targets, tokens):
-                loss += part.loss
+                losses.append(part.loss)
                 gradients = _added(gradients, part.gradients)
         for p, gradient in zip(self.params, gradients, strict=True):
             p.grad = gradient
-        return loss
+        loss = 0.0
+        for one in losses:
+            loss += one.loss.item()
+        sums, most = sums_and_most(losses)
+        return loss, sums | most
 
     def _together(self, parts: Parts, targets: int, tokens: int) -> list[_Part]:
         self.balancer.begin(len(parts), self.taken)
@@ -215,8 +229,11 @@ class ThreadedStep(Worker):
 
     def _gradients(self, n: int, part: PackedBatch, of_targets: float, of_tokens: float) -> _Part:
         try:
-            total, loss = part_loss(self.model, part, self.balancer, n, of_targets, of_tokens)
-            return _Part(torch.autograd.grad(total, self.params), loss.item())
+            loss = part_loss(
+                self.model, part, self.balancer, n, of_targets, of_tokens, self.objective
+            )
+            gradients = torch.autograd.grad(loss.total, self.params)
+            return _Part(gradients, without_graph(loss))
         except BaseException:
             self.balancer.abort()
             raise
@@ -236,7 +253,10 @@ class ThreadedStep(Worker):
         self.optimizer.step(lr, self.pool if enough else None)
 
     def _first_bad(self, batch: PackedBatch, parts: Parts) -> str:
-        return where(self.model, lambda: part_loss(self.model, batch, None, 0, 1.0, 1.0))
+        def forward() -> PartLoss:
+            return part_loss(self.model, batch, None, 0, 1.0, 1.0, self.objective)
+
+        return where(self.model, forward)
 
     def _bad_weight(self) -> str | None:
         return bad_weight(self.model)
@@ -259,20 +279,60 @@ def _added(sums: list[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
     return sums
 
 
+def without_graph(loss: PartLoss) -> PartLoss:
+    number = loss.loss.detach()
+    return replace(loss, total=number, loss=number)
+
+
+def sums_and_most(losses: Sequence[PartLoss]) -> tuple[Metrics, Metrics]:
+    """The metrics of these parts together, by how they come together."""
+    sums: Metrics = {}
+    most: Metrics = {}
+    for loss in losses:
+        for name, value in loss.sums.items():
+            sums[name] = sums.get(name, 0.0) + value
+        for name, value in loss.most.items():
+            most[name] = max(most.get(name, value), value)
+    return sums, most
+
+
 def hidden(model: Transformer, part: PackedBatch) -> tuple[Tensor, UserDict[int, Tensor]]:
-    """The rows that the loss reads, and the routers' logits by layer.
+    """The rows that the loss reads, and the routers' logits by layer; by the kernels of training,
+    also what is frozen, so that an exact engine can do the same.
 
     The logits go into a mapping that is not a dict: FSDP2 looks for tensors in the dicts of a
     layer's arguments, and would take the logits of earlier layers for inputs of this one.
     """
     logits: UserDict[int, Tensor] = UserDict()
     device = model.device
-    rows = _ids(part.rows, device)
-    batch = Batch.packed(part.lengths, device, output_rows=rows, router_logits=logits)
-    return model.hidden(_ids(part.tokens, device), batch), logits
+    batch = packed(part, device, logits)
+    with as_in_training():
+        return model.hidden(_ids(part.tokens, device), batch), logits
 
 
-def _ids(numbers: Ids, device: torch.device) -> Tensor:
+def packed(
+    part: PackedBatch, device: torch.device, logits: UserDict[int, Tensor] | None = None
+) -> Batch:
+    """What the model is told of a part; the routers' logits go to `logits`."""
+    starts = part.starts
+    if starts is None:
+        starts = [0] * len(part.lengths)
+    return Batch(
+        tuple(part.lengths),
+        tuple(starts),
+        device,
+        output_rows=_ids(part.rows, device),
+        gather=_some_ids(part.gather, device),
+        router_logits=logits,
+        experts=_some_ids(part.experts, device),
+    )
+
+
+def _some_ids(numbers: NDArray[Any] | None, device: torch.device) -> Tensor | None:
+    return None if numbers is None else _ids(numbers, device)
+
+
+def _ids(numbers: NDArray[Any], device: torch.device) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64, device=device)
 
 
@@ -283,15 +343,14 @@ def part_loss(
     n: int,
     of_targets: float,
     of_tokens: float,
-) -> tuple[Tensor, Tensor]:
-    """(what to differentiate, cross-entropy) of part `n` of a step, which has these shares of the
-    step's targets and tokens. Both are shares of the step's mean; the first includes the auxiliary
-    losses of `balancer`.
+    objective: Objective = CROSS_ENTROPY,
+) -> PartLoss:
+    """Of part `n` of a step, which has these shares of the step's targets and tokens. Its losses
+    are shares of the step's; what is differentiated includes the auxiliary losses of `balancer`.
     """
     x_RD, logits = hidden(model, part)
-    targets = _ids(part.targets, model.device)
-    loss = of_targets * cross_entropy(x_RD, model.unembedding.weight, targets)
+    found = objective.loss(model, x_RD, part, of_targets)
     if balancer is None:
-        return loss, loss
+        return found
     auxiliary = balancer.loss(n, logits, part.lengths, of_tokens)
-    return loss + auxiliary, loss.detach()
+    return replace(found, total=found.total + auxiliary)

@@ -164,6 +164,11 @@ def test_muon_clipping_and_dispatch_by_themselves(two: Path) -> None:
     assert all((two / name / "done").exists() for name in ("muon tp", "muon ep", "dispatch"))
 
 
+def test_objectives_have_the_gradients_of_one_process(two: Path) -> None:
+    """The worker has asserted it, for every normalizer."""
+    assert all((two / f"objective {name}" / "done").exists() for name in ("fsdp", "ep", "tp"))
+
+
 def test_a_finished_run_gives_every_process_its_part(two: Path) -> None:
     assert all((two / "tp" / f"again-{rank}").exists() for rank in range(2))
 

@@ -10,7 +10,7 @@ T tokens, S sequences, D hidden, N rows and K columns of a weight, E experts, h 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -263,6 +263,14 @@ class Moe:
         for part, place in zip(parts, (self.c.gate_up, self.c.down), strict=True):
             part.users.append(place)
 
+    def choose(self, x_TD: Tensor) -> Tensor:
+        """The experts that each row goes to, int64 [T, k]."""
+        choice_Tk = torch.empty(len(x_TD), self.c.top_k, dtype=torch.int32)
+        weight_Tk = torch.empty(choice_Tk.shape)
+        made = (choice_Tk.data_ptr(), weight_Tk.data_ptr())
+        c.loaded().ossia_moe_route(ctypes.byref(self.c), x_TD.data_ptr(), len(x_TD), *made)
+        return choice_Tk.long()
+
 
 class Layers:
     """All layers in one call, which adds to x in place: float32 [T, D] through each attention, then
@@ -283,3 +291,22 @@ class Layers:
         assert x_TD.is_contiguous()
         assert len(kv.layers) == len(self.c)
         self.call(self.c, kv.pointers, len(self.c), step.ref, x_TD.data_ptr())
+
+    def one_by_one(
+        self, x_TD: Tensor, step: Step, kv: KvLayers, choices: MutableMapping[int, Tensor]
+    ) -> None:
+        """The same, to the bit, in a call for each half; the experts that each layer chooses,
+        int64 [T, k], go to `choices`.
+        """
+        assert x_TD.dtype == torch.float32
+        assert x_TD.is_contiguous()
+        library = c.loaded()
+        tokens = len(x_TD)
+        x = x_TD.data_ptr()
+        for n, (attention, moe) in enumerate(self.halves):
+            library.ossia_attention_half(
+                ctypes.byref(attention.c), ctypes.byref(kv.layers[n].c), step.ref, x
+            )
+            if moe.router:
+                choices[n] = moe.choose(x_TD)
+            library.ossia_moe_half(ctypes.byref(moe.c), x, tokens)

@@ -28,19 +28,41 @@ from ossia.model import Transformer
 from ossia.model.parallel import Meshes, apply, assign, check, local, whole
 from ossia.train.balance import Balancer
 from ossia.train.diagnose import bad_activation
-from ossia.train.losses import cross_entropy
+from ossia.train.objective import PartLoss
 from ossia.train.parallel.optim import clip_gradients, norm_of_gradients, spread
 from ossia.train.parallel.state import ShardedSaver
 from ossia.train.run import Run
 from ossia.train.settings import Parallel
 from ossia.train.state import State
-from ossia.train.step import Parts, Worker, hidden, part_loss
+from ossia.train.step import (
+    Metrics,
+    Parts,
+    Worker,
+    hidden,
+    part_loss,
+    sums_and_most,
+    without_graph,
+)
 from ossia.train.weights.export import load_weights
 from ossia.train.weights.quantization import set_fake_quantize
 
 NONE = np.zeros(0, np.int64)
 TOKEN = np.zeros(1, np.int64)
-NOTHING = PackedBatch(TOKEN, [1], rows=NONE, targets=NONE)  # a token, no target
+
+
+def nothing_like(part: PackedBatch) -> PackedBatch:
+    """A token, no target, and the same streams."""
+    streams = {name: values[:0] for name, values in part.streams.items()}
+    return PackedBatch(TOKEN, [1], rows=NONE, targets=NONE, streams=streams)
+
+
+def _over_processes(metrics: Metrics, how: Any) -> Metrics:
+    """Collective; every process has the same names."""
+    if not metrics:
+        return {}
+    values = torch.tensor([*metrics.values()], dtype=torch.float64)
+    dist.all_reduce(values, how)
+    return dict(zip(metrics, values.tolist(), strict=True))
 
 
 def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
@@ -137,42 +159,53 @@ class DistributedStep(Worker):
         spread(self.optimizer)
         self._agree()
 
-    def _learn(self, parts: Parts, targets: int, tokens: int) -> float:
+    def _learn(self, parts: Parts, targets: int, tokens: int) -> tuple[float, Metrics]:
         device = self.model.device
         loss = torch.tensor(0.0, dtype=torch.float64, device=device)
+        found: list[PartLoss] = []
         # every process works as often, because collectives must match
         for part in self._mine(parts):
             self.balancer.begin(1, self.taken)
-            loss += self._backward(part, targets, tokens)
+            one = self._backward(part, targets, tokens)
+            loss += one.loss.double()
+            found.append(one)
         dist.all_reduce(loss)
-        return loss.item() / self.tp
+        return loss.item() / self.tp, self._metrics(found)
+
+    def _metrics(self, found: list[PartLoss]) -> Metrics:
+        """Of all processes. Those of one tensor-parallel group saw the same."""
+        sums, most = sums_and_most(found)
+        shares = {name: value / self.tp for name, value in sums.items()}
+        return _over_processes(shares, dist.ReduceOp.SUM) | _over_processes(most, dist.ReduceOp.MAX)
 
     def _mine(self, parts: Parts) -> Parts:
         """One part for every round; in the last one there may be none left for this process."""
         rounds = math.ceil(len(parts) / self.side_by_side)
-        mine = [*parts[self.part :: self.side_by_side], NOTHING]
+        mine = [*parts[self.part :: self.side_by_side], nothing_like(parts[0])]
         return mine[:rounds]
 
-    def _backward(self, part: PackedBatch, targets: int, tokens: int) -> Tensor:
-        """Adds to the gradients; the part's share of the loss. `NOTHING` goes through the model and
-        counts for nothing: the other processes wait for this one in every layer.
+    def _backward(self, part: PackedBatch, targets: int, tokens: int) -> PartLoss:
+        """Adds to the gradients; the part's loss, without its graph. A part without targets goes
+        through the model and counts for nothing: the other processes wait for this one in every
+        layer.
         """
-        if part is NOTHING:
-            total, loss = self._without_a_part()
+        if not len(part.rows):
+            found = self._without_targets(part)
         else:
             of_targets = len(part.rows) / targets
             of_tokens = len(part.tokens) / tokens
-            total, loss = part_loss(self.model, part, self.balancer, 0, of_targets, of_tokens)
-        total.backward()
-        return loss.detach().double()
+            found = part_loss(
+                self.model, part, self.balancer, 0, of_targets, of_tokens, self.objective
+            )
+        found.total.backward()
+        return without_graph(found)
 
-    def _without_a_part(self) -> tuple[Tensor, Tensor]:
-        x_RD, logits = hidden(self.model, NOTHING)
-        none = torch.zeros(0, dtype=torch.int64, device=x_RD.device)
-        loss = cross_entropy(x_RD, self.model.unembedding.weight, none)
+    def _without_targets(self, part: PackedBatch) -> PartLoss:
+        x_RD, logits = hidden(self.model, part)
+        found = self.objective.loss(self.model, x_RD, part, 0.0)
         of_no_token = {layer: x_TE[:0] for layer, x_TE in logits.items()}
         self.balancer.loss(0, of_no_token, [], 0.0)
-        return loss, loss
+        return found
 
     def _norm(self) -> float:
         return norm_of_gradients(self.params)

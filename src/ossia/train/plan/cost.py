@@ -20,9 +20,9 @@ import torch
 
 from ossia.config import ModelConfig, account
 from ossia.kernels.experts_training import PAD
+from ossia.kernels.logprobs import chunk_rows
 from ossia.kernels.products import product
 from ossia.model import Transformer
-from ossia.train.losses import CHUNK_ELEMENTS, CHUNK_ROWS
 from ossia.train.optim import OPTIMIZERS, is_matrix
 from ossia.train.settings import Hyperparameters, Lora, Precision
 
@@ -189,7 +189,7 @@ def logits_bytes(config: ModelConfig, tokens: int, width: int) -> int:
     unembedding in the compute dtype, if that is another than float32.
     """
     vocabulary = config.vocab_size
-    chunk = max(CHUNK_ELEMENTS, CHUNK_ROWS * vocabulary)
+    chunk = chunk_rows(vocabulary) * vocabulary
     held = min(chunk, tokens * vocabulary) * (4 + width)
     if width < 4:
         held += width * vocabulary * config.hidden_size

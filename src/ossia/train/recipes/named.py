@@ -26,6 +26,7 @@ RECIPES = {
     "data": "ossia.train.recipes.data",
     "sft": "ossia.train.recipes.sft",
     "merge": "ossia.train.recipes.merge",
+    "rl": "ossia.train.recipes.rl",
 }
 
 

@@ -19,7 +19,7 @@ from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -122,6 +122,23 @@ class Config:
     def changes(self) -> Lora | None:
         """None: every weight is trained."""
         return self.lora if self.method == "lora" else None
+
+
+class Trained(Protocol):
+    """What of a recipe's Config says how its model was trained, and is to be written."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def method(self) -> Literal["lora", "full"]: ...
+    @property
+    def quantize(self) -> bool: ...
+    @property
+    def rule(self) -> ScaleRule: ...
+    @property
+    def layout(self) -> Literal["hf", "original", "hf-bf16"]: ...
+    @property
+    def hyper(self) -> Hyperparameters: ...
 
 
 def phases(config: Config, out: Path) -> list[Phase]:
@@ -254,7 +271,7 @@ def run_of(config: Config, out: Path) -> Run:
     )
 
 
-def write_model(config: Config, out: Path) -> None:
+def write_model(config: Trained, out: Path) -> None:
     """`OUT/model`: the changes merged into the model, or the trained weights, in the wanted
     layout.
     """
@@ -311,7 +328,7 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
     return report
 
 
-def trained_model(config: Config, base: Path, folder: Path) -> Transformer:
+def trained_model(config: Trained, base: Path, folder: Path) -> Transformer:
     """What the run ended with, as it was in training."""
     if config.method == "full":
         model = load_weights(open_checkpoint(base).config, folder)

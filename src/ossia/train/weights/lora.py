@@ -51,8 +51,8 @@ class LoraLinear(Linear):
     def forward(self, x_TK: Tensor) -> Tensor:
         y_TN = super().forward(x_TK)
         dtype = y_TN.dtype
-        low_Tr = x_TK.to(dtype) @ self.lora_a.to(dtype).T
-        change_TN = low_Tr @ self.lora_b.to(dtype).T
+        low_Tr = kernels.linear(x_TK.to(dtype), self.lora_a)
+        change_TN = kernels.linear(low_Tr, self.lora_b)
         return y_TN + change_TN * self.scale
 
     def delta(self) -> Tensor:
@@ -90,8 +90,7 @@ class LoraExperts(Experts):
 
     def forward(self, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, limit: float) -> Tensor:
         inputs = [x_TD, weight_Tk, *self.parameters()]
-        wanted = any(x.requires_grad for x in inputs)
-        if torch.is_grad_enabled() and wanted:
+        if kernels.in_training(*inputs):
             gate_up_pair = self._pair(self.gate_up)
             down_pair = self._pair(self.down)
             return experts_lora(x_TD, choice_Tk, weight_Tk, gate_up_pair, down_pair, limit)

@@ -2,7 +2,7 @@
 prints.
 
 Results go to stdout, progress to stderr. Torch is loaded by what is done, not by this module. The
-plan for many GPUs is `commands/plan.py`.
+plan for many GPUs is `commands/training/plan.py`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ossia.commands import plan
 from ossia.commands.display import in_columns
 from ossia.commands.options import Command, argument, option
+from ossia.commands.training import plan
 from ossia.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:

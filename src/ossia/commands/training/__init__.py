@@ -1,0 +1,1 @@
+"""Training from the command line: runs, plans, and what reinforcement learning has sampled."""

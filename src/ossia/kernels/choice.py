@@ -1,0 +1,42 @@
+"""Whether the kernels with a backward pass serve, or those for inference alone.
+
+Both compute the same, in another order of sums. Training needs the first ones for its gradients.
+Where the numbers of training have to come out to the bit without a gradient (rollouts, the frozen
+parts of a model that is trained), `as_in_training` asks for them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class _OfThread(threading.local):
+    in_training = False
+
+
+_mine = _OfThread()
+
+
+@contextmanager
+def as_in_training() -> Iterator[None]:
+    """Within, this thread computes by the kernels of training, wanted gradients or not."""
+    before = _mine.in_training
+    _mine.in_training = True
+    try:
+        yield
+    finally:
+        _mine.in_training = before
+
+
+def in_training(*tensors: Tensor) -> bool:
+    """Whether the kernels of training serve: a gradient by one of these is wanted, or
+    `as_in_training` holds.
+    """
+    if not torch.compiler.is_compiling() and _mine.in_training:
+        return True
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

@@ -1,0 +1,253 @@
+"""Reinforcement learning on tasks whose answers can be checked: ask, sample, grade, learn, write a
+checkpoint, compare.
+
+    ossia train rl data=sums.jsonl model=nano --out runs/mine           prompts and right answers
+    ossia train rl reward=reward.py data=sums.jsonl --out runs/mine     a reward of your own
+    ossia train rl 'task=state[k=4..6]' steps=40                        a task of ossia's
+    ossia rollouts show runs/mine
+    ossia chat runs/mine/model
+
+Three phases: `train` samples answers from the weights as they are, and learns from what they are
+worth; `export` writes `OUT/model`; `check` measures held-out problems before and after. Knows the
+order of things; the loop is `rl/learn.py`, the numbers are `rl/settings.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from ossia.checkpoint import open_checkpoint
+from ossia.errors import ConfigError
+from ossia.figures import markdown_table
+from ossia.files import write_json
+from ossia.model import Transformer
+from ossia.mxfp4 import ScaleRule
+from ossia.tasks.external import read_task
+from ossia.train.loop import train
+from ossia.train.overrides import flat
+from ossia.train.pipeline import Phase, watchers_of
+from ossia.train.recipes.sft import (
+    base_folder,
+    config_of,
+    fingerprint,
+    stored_bytes,
+    tokenizer_of,
+    trained_model,
+    write_model,
+)
+from ossia.train.rl.asks import Problems, Rows, Source, own
+from ossia.train.rl.evaluate import FOLDER, evaluate
+from ossia.train.rl.learn import Learner
+from ossia.train.rl.policy import Policy
+from ossia.train.rl.sampler import Sampler
+from ossia.train.rl.settings import HYPER, Evaluating, Objective, Sampling
+from ossia.train.run import Run
+from ossia.train.settings import Hyperparameters, Lora
+from ossia.train.weights.export import start
+from ossia.turn import stop_ids
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `key=value` can set. One of `data`, `reward` and `task` must be given."""
+
+    data: Path | None = None  # a problem a line: {"prompt": ..., "answer": ...}
+    reward: Path | None = None  # a Python file with reward(row, outcome)
+    # of ossia's own, commas between them; state[k=4..6;kind=cups]: only such problems
+    task: tuple[str, ...] = ()
+    model: str = "nano"  # to start from: nano, gpt-oss-20b, a folder, or a Hugging Face id
+    method: Literal["lora", "full"] = "full"
+    lora: Lora = Lora()  # noqa: RUF009 - frozen
+    steps: int = 40
+    save_every: int = 10
+    sampling: Sampling = Sampling()  # noqa: RUF009 - frozen
+    objective: Objective = Objective()  # noqa: RUF009 - frozen
+    evaluating: Evaluating = Evaluating()  # noqa: RUF009 - frozen
+    quantize: bool = False  # train, and sample from, the experts as they will be stored in MXFP4
+    rule: ScaleRule = "rceil"  # for the scales of MXFP4
+    layout: Literal["hf", "original", "hf-bf16"] = "hf"  # of the checkpoint that is written
+    hyper: Hyperparameters = HYPER
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.save_every < 1:
+            raise ConfigError("steps and save_every must be 1 or more")
+        if self.hyper.balance.mode != "none" or self.hyper.balance.router_z:
+            raise ConfigError(
+                "hyper.balance moves the router for reasons other than rewards: leave mode none "
+                "and router_z 0"
+            )
+        if self.sampling.sampler == "exact" and (
+            self.hyper.compile or self.hyper.precision != "float32"
+        ):
+            raise ConfigError(
+                "sampling.sampler=exact needs hyper.compile=false and hyper.precision=float32; or "
+                "sample with sampling.sampler=float32 and objective.correction=tis"
+            )
+
+        if self.sampling.sampler in ("bf16", "int8") and self.method == "lora":
+            raise ConfigError(
+                "the compiled kernels cannot sample from a model with low-rank changes: use "
+                "sampling.sampler=exact or float32, or method=full"
+            )
+
+    @property
+    def changes(self) -> Lora | None:
+        """None: every weight is trained."""
+        return self.lora if self.method == "lora" else None
+
+
+def phases(config: Config, out: Path) -> list[Phase]:
+    """What there is to do. Raises `ConfigError` if no task is given, `DataError` for one that
+    cannot be read, `ModelNotFoundError` if there is no such model.
+    """
+    problems_of(config)
+    shape = config_of(config.model)
+    settings = _settings(config)
+    asked = config.sampling.groups * config.sampling.samples
+    needs = tuple(path for path in (config.data, config.reward) if path is not None)
+    return [
+        Phase(
+            name="train",
+            does="Answer problems, and learn from what the answers are worth.",
+            run=partial(learn, config, out),
+            tokens=config.steps * asked * config.sampling.max_tokens,
+            config=shape,
+            settings=settings,
+            hyper=config.hyper,
+            lora=config.changes,
+            needs=needs,
+        ),
+        Phase(
+            name="export",
+            does="Write the model as a checkpoint.",
+            run=partial(write_model, config, out),
+            settings=settings | {"rule": config.rule, "layout": config.layout},
+            disk=stored_bytes(shape, config.layout),
+        ),
+        Phase(
+            name="check",
+            does="Compare answers to held-out problems before and after.",
+            run=partial(compare, config, out),
+            settings=settings,
+        ),
+    ]
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What decides the result."""
+    files = [path for path in (config.data, config.reward) if path is not None]
+    found: dict[str, Any] = {
+        "model": config.model,
+        "method": config.method,
+        "files": fingerprint(files),
+        "task": list(config.task),
+        "steps": config.steps,
+        "quantize": config.quantize,
+        **flat(config.hyper, "hyper"),
+        **flat(config.sampling, "sampling"),
+        **flat(config.objective, "objective"),
+        **flat(config.evaluating, "evaluating"),
+    }
+    if config.changes is not None:
+        found |= flat(config.changes, "lora")
+    return found
+
+
+def problems_of(config: Config) -> Problems:
+    """What is asked. Raises `ConfigError` if nothing is, `DataError` for unreadable files."""
+    sources: list[Source] = [own(text) for text in config.task]
+    if config.data is not None or config.reward is not None:
+        sources.append(Rows(read_task(config.data, config.reward)))
+    if not sources:
+        raise ConfigError(
+            "say what to learn: data=FILE with a prompt and an answer a line, reward=FILE.py, or "
+            "task=NAME (docs/reinforcement.md)"
+        )
+    return Problems(tuple(sources), config.sampling.efforts, config.hyper.seed)
+
+
+# ---- phases ----
+
+
+def learn(config: Config, out: Path) -> Transformer:
+    """The run, to its end or on to it."""
+    run = run_of(config, out)
+    return train(run, watchers=watchers_of(run))
+
+
+def run_of(config: Config, out: Path) -> Run:
+    base = base_folder(config.model)
+    folder = out / "train"
+    tokenizer = tokenizer_of(base)
+    run = Run(
+        name="rl",
+        config=open_checkpoint(base).config,
+        examples=None,
+        steps=config.steps,
+        hyper=replace(config.hyper, warmup=min(config.hyper.warmup, config.steps // 4)),
+        out=folder,
+        start_from=base,
+        quantize=config.rule if config.quantize else False,
+        lora=config.changes,
+        save_every=config.save_every,
+        objective=Policy(config.objective, config.sampling),
+        batches=lambda worker, state: iter(()),
+    )
+    learner = Learner(
+        problems_of(config),
+        tokenizer,
+        stop_ids(tokenizer),
+        folder,
+        config.objective,
+        config.sampling,
+        config.evaluating,
+        config.steps,
+        start(run).eval().requires_grad_(False) if config.objective.kl else None,
+    )
+    return replace(run, batches=learner.batches)
+
+
+def compare(config: Config, out: Path) -> Mapping[str, Any]:
+    """`OUT/check/report.json`: held-out problems as they were answered before the first step and
+    after the last.
+    """
+    base = base_folder(config.model)
+    tokenizer = tokenizer_of(base)
+    model = trained_model(config, base, out / "train")
+    sampler = Sampler(model, tokenizer, stop_ids(tokenizer), config.sampling)
+    try:
+        after = evaluate(
+            sampler,
+            problems_of(config),
+            config.evaluating,
+            out / "check",
+            config.steps,
+            config.steps,
+        )
+    finally:
+        sampler.close()
+    first = out / "train" / FOLDER / f"{0:06d}.json"
+    before = json.loads(first.read_text(encoding="utf-8")) if first.exists() else None
+    report = {"before": before, "after": after}
+    write_json(out / "check" / "report.json", report)
+    print(_table(before, after, config.evaluating.samples))
+    print(f"try it: ossia chat {out / 'model'}")
+    return report
+
+
+def _table(before: Mapping[str, Any] | None, after: Mapping[str, Any], k: int) -> str:
+    rows = []
+    for arm, now in after["arms"].items():
+        then = {} if before is None else before["arms"].get(arm, {})
+        cells = [arm]
+        for name, shape in (("pass@1", ".0%"), (f"pass@{k}", ".0%"), ("analysis", ".0f")):
+            old = format(then[name], shape) if name in then else "-"
+            cells.append(f"{old} -> {now[name]:{shape}}")
+        rows.append(cells)
+    head = ["held-out problems", "pass@1", f"pass@{k}", "tokens of thought"]
+    return markdown_table(head, rows)

@@ -1,0 +1,1 @@
+"""Reinforcement learning on rewards that a program, or a judge, gives."""

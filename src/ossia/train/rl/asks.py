@@ -1,0 +1,166 @@
+"""Where problems come from: ossia's own tasks, or a user's. Each at every effort is an arm of the
+curriculum.
+
+A problem is a function of (seed, step, group), and nothing else: a step that is done again asks the
+same. Knows tasks; no models, no tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Protocol
+
+from ossia.errors import ConfigError
+from ossia.harmony import Effort
+from ossia.tasks import REGISTRY, Split
+from ossia.tasks.environment import Ask, ask_problem
+from ossia.tasks.external import ExternalTask
+from ossia.train.rl.curriculum import Curriculum
+
+TRIES = 2_000  # draws until a problem is as it is wanted
+HELD_OUT = 10  # one row of a user's in so many
+FEW_ROWS = 2 * HELD_OUT  # of fewer, all are trained on
+
+
+class Source(Protocol):
+    """Problems of one task."""
+
+    @property
+    def name(self) -> str: ...
+    def ask(self, rng: Random, effort: Effort, split: Split) -> Ask:
+        """A problem, a function of `rng`'s state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Own:
+    """A task of ossia's; `only` keeps problems for which `about` says these things. A number stands
+    for itself, or a range: 4..8.
+    """
+
+    task: str
+    only: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        if not self.only:
+            return self.task
+        return self.task + "[" + ",".join(f"{key}={value}" for key, value in self.only) + "]"
+
+    def ask(self, rng: Random, effort: Effort, split: Split) -> Ask:
+        generator = REGISTRY[self.task].generator
+        for _ in range(TRIES):
+            problem = generator(Random(rng.random()), split)
+            if all(_fits(problem.about.get(key), value) for key, value in self.only):
+                return ask_problem(problem, effort)
+        raise ConfigError(
+            f"{self.name}: none of {TRIES:,} problems was like that; "
+            f"one says of itself {dict(problem.about)}"
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A user's task. Every tenth row is held out, if there are 20 or more; otherwise all of them
+    are both trained on and measured.
+    """
+
+    task: ExternalTask
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    def ask(self, rng: Random, effort: Effort, split: Split) -> Ask:
+        return self.task.ask(rng.choice(self._numbers(split)), effort)
+
+    def _numbers(self, split: Split) -> Sequence[int]:
+        numbers = range(len(self.task.rows))
+        if len(numbers) < FEW_ROWS:
+            return numbers
+        wanted = split == "held_out"
+        return [n for n in numbers if (n % HELD_OUT == HELD_OUT - 1) == wanted]
+
+
+def own(text: str) -> Own:
+    """Of `task` or `task[key=value,key=low..high]`. Raises `ConfigError` for an unknown task."""
+    name, bracket, rest = text.partition("[")
+    name = name.strip()
+    if name not in REGISTRY:
+        raise ConfigError(f"there is no task {name!r}; tasks are {', '.join(REGISTRY)}")
+    if "rl" not in REGISTRY[name].kinds:
+        raise ConfigError(f"the task {name!r} has no problems to train on")
+    only = []
+    for condition in rest.removesuffix("]").split(",") if bracket else ():
+        key, equals, value = condition.partition("=")
+        if not equals:
+            raise ConfigError(f"{text}: conditions look like [k=4..8,kind=cups]")
+        only.append((key.strip(), value.strip()))
+    return Own(name, tuple(only))
+
+
+def _fits(found: str | int | bool | None, wanted: str) -> bool:
+    low, dots, high = wanted.partition("..")
+    if dots and isinstance(found, int):
+        return int(low) <= found <= int(high)
+    return str(found) == wanted
+
+
+@dataclass(frozen=True)
+class Problems:
+    """What a run asks."""
+
+    sources: tuple[Source, ...]
+    efforts: tuple[Effort, ...]
+    seed: int
+
+    @property
+    def arms(self) -> list[str]:
+        return list(self._arms())
+
+    def step(self, step: int, groups: range, curriculum: Curriculum | None) -> list[Ask]:
+        """The groups of a step, by number."""
+        return [self._group(step, group, curriculum) for group in groups]
+
+    def held_out(self, problems: int) -> list[Ask]:
+        """The same problems whenever it is asked: so many of each arm, each at every effort."""
+        found: list[Ask] = []
+        for source in self.sources:
+            for effort in self.efforts:
+                for number in range(problems):
+                    # every effort is asked the same
+                    rng = Random(f"{self.seed}:held out:{source.name}:{number}")
+                    seed = Random(f"{self.seed}:held out:{len(found)}").getrandbits(31)
+                    ask = source.ask(rng, effort, "held_out")
+                    found.append(_numbered(ask, len(found), seed, f"{source.name}/{effort}"))
+        return found
+
+    def _group(self, step: int, group: int, curriculum: Curriculum | None) -> Ask:
+        rng = Random(f"{self.seed}:{step}:{group}")
+        arms = self._arms()
+        arm = curriculum.draw(rng) if curriculum is not None else rng.choice(list(arms))
+        ask = arms[arm](rng)
+        return _numbered(ask, group, rng.getrandbits(31), arm)
+
+    def _arms(self) -> dict[str, Callable[[Random], Ask]]:
+        found: dict[str, Callable[[Random], Ask]] = {}
+        for source in self.sources:
+            for effort in self.efforts:
+                found[f"{source.name}/{effort}"] = partial(source.ask, effort=effort, split="train")
+        return found
+
+
+def _numbered(ask: Ask, group: int, seed: int, arm: str) -> Ask:
+    return Ask(
+        ask.environment,
+        ask.effort,
+        group,
+        seed,
+        arm,
+        ask.max_tokens,
+        ask.task,
+        ask.about,
+    )

@@ -1,0 +1,77 @@
+"""What samples are worth to training: rewards that tell efforts apart, advantages, and which tokens
+take part. No tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ossia.tasks.effort import PRICES
+from ossia.train.rl.advantage import advantages
+from ossia.train.rl.batches import Lesson
+from ossia.train.rl.settings import Objective
+from ossia.turn.rollout import Sample
+
+CUT = ("length", "budget", "context", "tool_rounds")  # it would have gone on
+
+
+@dataclass(frozen=True)
+class Valued:
+    """A sample with its reward as training sees it, None where there is none, and its advantage,
+    None if the sample teaches nothing.
+    """
+
+    sample: Sample
+    reward: float | None
+    advantage: float | None
+
+    @property
+    def is_cut(self) -> bool:
+        return self.sample.reason in CUT
+
+
+def priced(sample: Sample, price: bool) -> float | None:
+    """The reward, less what its thoughts cost at its effort."""
+    value = sample.reward.value
+    if value is None or not price:
+        return value
+    return PRICES[sample.effort].reward(value, sample.counts.analysis)
+
+
+def valued(group: Sequence[Sample], settings: Objective, price: bool) -> list[Valued]:
+    """Of the samples of one group. One that is masked still counts for what the others are compared
+    with: it was drawn from the same model.
+    """
+    rewards = [priced(sample, price) for sample in group]
+    found = []
+    for sample, reward, advantage in zip(
+        group, rewards, advantages(rewards, settings.advantage), strict=True
+    ):
+        if _is_masked(sample, settings) or not sample.segments:
+            advantage = None
+        found.append(Valued(sample, reward, advantage))
+    return found
+
+
+def _is_masked(sample: Sample, settings: Objective) -> bool:
+    if settings.mask_cut and sample.reason in CUT:
+        return True
+    return settings.mask_invalid and sample.reason == "invalid"
+
+
+def lessons(groups: Sequence[Sequence[Valued]]) -> list[list[Lesson]]:
+    """What there is to learn, by group."""
+    found = []
+    for group in groups:
+        taught = []
+        for each in group:
+            if each.advantage is not None:
+                taught.append(Lesson(each.sample.segments, each.advantage))
+        found.append(taught)
+    return found
+
+
+def is_live(group: Sequence[Valued]) -> bool:
+    """Whether something can be learned from it."""
+    return any(each.advantage is not None for each in group)

@@ -1,0 +1,256 @@
+"""Runs on a model of four answers: it learns the right one, and nothing where there is nothing to
+learn; what is interrupted is done again to the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rl_runs import config_of, files_of, learned, log_of, task
+
+from ossia.errors import ConfigError, TrainingError
+from ossia.model import Transformer
+from ossia.train.recipes import rl
+
+STEPS = ("steps=25", "sampling.samples=16", "save_every=100", "hyper.peak_lr=2e-3")
+
+
+def same_bits(a: Transformer, b: Transformer) -> bool:
+    theirs = b.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in a.state_dict().items())
+
+
+def share_right(out: Path) -> float:
+    """In the last steps."""
+    last = log_of(out)[-4:]
+    return sum(line["correct"] for line in last) / len(last)
+
+
+# ---- what is learned ----
+
+
+def test_the_rewarded_answer_is_learned(four: Path, tmp_path: Path) -> None:
+    learned(config_of(four, f"data={task(tmp_path, 'gold')}", *STEPS), tmp_path)
+    log = log_of(tmp_path)
+    assert log[0]["correct"] < 0.6
+    assert share_right(tmp_path) >= 0.95
+    assert all(line["mismatch_largest"] == 0 for line in log if "mismatch_largest" in line)
+    assert all(line["rechecked"] > 0 for line in log)
+
+
+LOSSES = ["reinforce", "clip", "gspo", "cispo"]
+ADVANTAGES = ["centered", "rloo", "std", "maxrl"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loss", "advantage"),
+    [("reinforce", each) for each in ADVANTAGES] + [(each, "rloo") for each in LOSSES],
+)
+def test_every_loss_and_advantage_learns(
+    loss: str, advantage: str, four: Path, tmp_path: Path
+) -> None:
+    chosen = (f"objective.loss={loss}", f"objective.advantage={advantage}")
+    learned(config_of(four, f"data={task(tmp_path, 'gold')}", *STEPS, *chosen), tmp_path)
+    assert share_right(tmp_path) >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_is_punished_is_unlearned(loss: str, four: Path, tmp_path: Path) -> None:
+    reward = tmp_path / "reward.py"
+    reward.write_text(
+        "def reward(row, outcome):\n    return float(outcome.final != row['answer'])\n"
+    )
+    data = task(tmp_path, "gold")
+    settings = (f"data={data}", f"reward={reward}", f"objective.loss={loss}")
+    learned(config_of(four, *settings, *STEPS), tmp_path)
+    assert share_right(tmp_path) >= 0.95
+
+
+def test_without_rewards_the_weights_keep_their_bits(four: Path, tmp_path: Path) -> None:
+    reward = tmp_path / "reward.py"
+    reward.write_text("def reward(row, outcome):\n    return None\n")
+    config = config_of(four, f"data={task(tmp_path, 'gold')}", f"reward={reward}", "steps=3")
+    model = learned(config, tmp_path)
+    untouched = rl.trained_model(config, four, four)
+    assert same_bits(model, untouched)
+    assert log_of(tmp_path)[-1]["ungraded"] == 1
+
+
+# ---- interruption ----
+
+
+def test_a_run_that_was_interrupted_ends_with_the_same_bytes(four: Path, tmp_path: Path) -> None:
+    """Measuring on the way changes nothing either."""
+    data = task(tmp_path, "gold")
+    whole = learned(config_of(four, f"data={data}"), tmp_path / "whole")
+    measured = config_of(four, f"data={data}", "evaluating.every=2", "evaluating.problems=1")
+    out = tmp_path / "parts"
+    learned(measured, out, stop_after=3)
+    again = learned(measured, out)
+    assert same_bits(whole, again)
+    assert files_of(tmp_path / "whole") == files_of(out)
+    assert len(files_of(out)) == 6
+    assert len(files_of(out, "evaluations/*")) == 3
+
+
+def test_older_samples_are_learned_from(four: Path, tmp_path: Path) -> None:
+    """Step s has the weights' samples of step s - 2, as long as they are, also after a pause."""
+    data = task(tmp_path, "gold")
+    config = config_of(four, f"data={data}", "sampling.lag=2")
+    whole = learned(config, tmp_path / "whole")
+    learned(config, tmp_path / "parts", stop_after=3)
+    again = learned(config, tmp_path / "parts")
+    assert same_bits(whole, again)
+    assert files_of(tmp_path / "whole") == files_of(tmp_path / "parts")
+    log = log_of(tmp_path / "whole")
+    assert [line["version"] for line in log] == [0, 0, 0, 1, 2, 3]
+    for step, line in enumerate(log):
+        text = (tmp_path / "whole/train/rollouts" / f"{step:06d}.jsonl").read_text()
+        samples = [json.loads(each) for each in text.splitlines()]
+        assert {each["version"] for each in samples} == {line["version"]}
+        assert line["sampled"] == sum(each["counts"]["sampled"] for each in samples)
+
+
+def test_chosen_experts_are_replayed(four: Path, tmp_path: Path) -> None:
+    config = config_of(four, f"data={task(tmp_path, 'gold')}", "sampling.replay=true", "steps=2")
+    learned(config, tmp_path)
+    assert all(line["mismatch_largest"] == 0 for line in log_of(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ends_with_the_same_bytes(four: Path, tmp_path: Path) -> None:
+    data = task(tmp_path, "gold")
+    whole = learned(config_of(four, f"data={data}", "steps=30"), tmp_path / "whole")
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "ossia", "train", "rl", f"model={four}", f"data={data}"]
+    command += [*rl_settings("steps=30"), "--out", str(out), "--resume", "--quiet"]
+    rng = random.Random(0)
+    for _ in range(20):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            time.sleep(1.5 + rng.random() * 3)  # at any moment, imports included
+            process.send_signal(signal.SIGKILL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ)
+    assert files_of(tmp_path / "whole") == files_of(out)
+    weights = files_of(out, "weights.safetensors")
+    assert weights == files_of(tmp_path / "whole", "weights.safetensors")
+    assert len(weights) == 1
+    assert whole is not None
+
+
+def rl_settings(*more: str) -> list[str]:
+    from rl_runs import SMALL
+
+    return [*SMALL, *more]
+
+
+# ---- other ways of training ----
+
+
+def test_low_rank_changes_leave_the_rest_alone_and_are_sampled_from(
+    four: Path, tmp_path: Path
+) -> None:
+    config = config_of(
+        four,
+        f"data={task(tmp_path, 'gold')}",
+        "method=lora",
+        "lora.rank=4",
+        "steps=12",
+        "hyper.peak_lr=2e-2",
+    )
+    learned(config, tmp_path)
+    log = log_of(tmp_path)
+    assert all(line.get("mismatch_largest", 0) == 0 for line in log)
+    assert log[-1]["correct"] > log[0]["correct"]
+
+
+@pytest.mark.parametrize(("sampler", "most"), [("float32", 1e-4), ("bf16", 0.1), ("int8", 0.2)])
+def test_other_engines_differ_a_little(
+    sampler: str, most: float, four: Path, tmp_path: Path
+) -> None:
+    """They sample from each step's own weights, so the difference does not grow."""
+    config = config_of(
+        four,
+        f"data={task(tmp_path, 'gold')}",
+        f"sampling.sampler={sampler}",
+        "objective.correction=tis",
+        "quantize=true",
+        "steps=4",
+    )
+    learned(config, tmp_path)
+    found = [line["mismatch_largest"] for line in log_of(tmp_path) if "mismatch_largest" in line]
+    assert len(found) > 1
+    assert 0 < max(found) < most
+
+
+def test_what_will_be_rounded_is_sampled_rounded(four: Path, tmp_path: Path) -> None:
+    config = config_of(four, f"data={task(tmp_path, 'gold')}", "quantize=true", "steps=3")
+    learned(config, tmp_path)
+    assert all(line.get("mismatch_largest", 0) == 0 for line in log_of(tmp_path))
+
+
+def test_holding_to_the_first_model_slows_what_is_learned(four: Path, tmp_path: Path) -> None:
+    data = task(tmp_path, "gold")
+    free = config_of(four, f"data={data}", "steps=12")
+    held = config_of(four, f"data={data}", "steps=12", "objective.kl=2")
+    start = rl.trained_model(free, four, four).state_dict()
+
+    def moved(model: Transformer) -> float:
+        state = model.state_dict()
+        return sum((state[name] - value).square().sum().item() for name, value in start.items())
+
+    assert moved(learned(held, tmp_path / "held")) < moved(learned(free, tmp_path / "free"))
+
+
+# ---- what is wrong ----
+
+
+def test_answers_that_are_all_cut_stop_the_run(four: Path, tmp_path: Path) -> None:
+    config = config_of(four, f"data={task(tmp_path, 'gold')}", "sampling.max_tokens=2")
+    with pytest.raises(TrainingError, match=r"cut off.*raise sampling\.max_tokens"):
+        learned(config, tmp_path)
+
+
+def test_groups_that_teach_nothing_stop_the_run(four: Path, tmp_path: Path) -> None:
+    config = config_of(four, f"data={task(tmp_path, 'violet')}")
+    with pytest.raises(TrainingError, match=r"nothing to learn from; nearly all are wrong"):
+        learned(config, tmp_path)
+
+
+def test_settings_that_cannot_be(four: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data=FILE"):
+        rl.phases(config_of(four), Path("nowhere"))
+    with pytest.raises(ConfigError, match="temperature must be above 0"):
+        config_of(four, "sampling.temperature=0")
+    with pytest.raises(ConfigError, match="samples must be 2"):
+        config_of(four, "sampling.samples=1")
+    with pytest.raises(ConfigError, match=r"sampler=exact needs hyper\.compile=false"):
+        config_of(four, "hyper.compile=true")
+    with pytest.raises(ConfigError, match="there is no task 'sums'"):
+        rl.phases(config_of(four, "task=sums"), Path("nowhere"))
+
+
+def test_rollouts_are_written_as_they_were_sampled(four: Path, tmp_path: Path) -> None:
+    learned(config_of(four, f"data={task(tmp_path, 'gold')}", "steps=1"), tmp_path)
+    (path,) = (tmp_path / "train" / "rollouts").iterdir()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["group"], line["index"]) for line in lines] == [
+        (group, index) for group in range(2) for index in range(8)
+    ]
+    for line in lines:
+        (segment,) = line["segments"]
+        (piece,) = segment["pieces"]
+        assert piece["sampled"]
+        assert len(piece["tokens"]) == len(piece["logprobs"]) == line["counts"]["sampled"]
+        assert line["final"] in piece["text"]
+        assert line["reward"] == float(line["final"] == "gold")
