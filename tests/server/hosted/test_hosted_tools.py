@@ -17,7 +17,7 @@ from ossia.server import Settings
 from ossia.server.access import secret_digest
 from ossia.server.settings import ApiKey, Limits
 from ossia.tokenizer import Tokenizer
-from ossia.tools.browser import Browser
+from ossia.tools.browser import Browser, Corpus
 from ossia.tools.containers import Containers, Rules
 from ossia.tools.python import Python
 from ossia.tools.shell import Shell
@@ -33,7 +33,13 @@ SEARCH = '<|channel|>analysis to=browser.search code<|message|>{"query": "old ca
 OPEN = '<|channel|>analysis to=browser.open code<|message|>{"id": 0, "cursor": 0}<|call|>'
 KEYS = tuple(
     ApiKey(name, secret_digest(name), Limits(tools=tools))
-    for name, tools in (("ann", None), ("bob", None), ("reader", frozenset({"browser"})))
+    for name, tools in (
+        ("ann", None),
+        ("bob", None),
+        ("reader", frozenset({"browser"})),
+        ("clerk", frozenset({"browser:law"})),
+        ("nobody", frozenset({"browser:gone"})),
+    )
 )
 
 
@@ -298,6 +304,60 @@ def test_a_turn_that_the_client_keeps_sealed_goes_on_exactly(
 
 
 # ---- browser ----
+
+
+@pytest.fixture(scope="module")
+def library(tokenizer: Tokenizer, corpus: Path, tmp_path_factory: Any) -> Iterator[Server]:
+    """With two corpora, of which requests choose one."""
+    law = tmp_path_factory.mktemp("law")
+    (law / "capital.md").write_text("# Of the old capital\n\nIt is bound by law.\n")
+    browser = Browser(sources={"notes": Corpus.open(corpus), "law": Corpus.open(law)})
+    with serving(tokenizer, Settings(model_name="nano", keys=KEYS), builtin=[browser]) as made:
+        yield made
+
+
+def found_by(library: Server, name: str, **tool: Any) -> list[str]:
+    """The pages that a search of this key finds."""
+    library.says(SEARCH, FINAL.format("Yes."))
+    tools: Any = [{**SEARCHES, **tool}]
+    asked: Any = {"model": "nano", "input": "Which?", "tools": tools, "include": SOURCES}
+    response: Any = client(library, name).responses.create(**asked)
+    return [each.url for each in response.output[0].action.sources]
+
+
+def test_a_request_chooses_what_is_searched(library: Server) -> None:
+    rome = ["https://corpus/rome.md"]
+    law = ["https://corpus/capital.md"]
+    assert found_by(library, "ann") == rome
+    assert found_by(library, "ann", source="law") == law
+    assert found_by(library, "reader", source="notes") == rome
+    with pytest.raises(openai.BadRequestError) as refused:
+        found_by(library, "ann", source="web")
+    assert refused.value.param == "tools[0].source"
+    assert "there are notes, law" in str(refused.value)
+
+
+def test_a_key_may_search_some_of_it(library: Server) -> None:
+    law = ["https://corpus/capital.md"]
+    assert found_by(library, "clerk") == found_by(library, "clerk", source="law") == law
+    with pytest.raises(openai.BadRequestError, match="there are law"):
+        found_by(library, "clerk", source="notes")
+    offers = {}
+    for name in ("ann", "clerk", "nobody"):
+        model: Any = client(library, name).models.retrieve("nano")
+        offers[name] = (model.tools, [each["name"] for each in model.sources])
+    assert offers == {
+        "ann": (["browser"], ["notes", "law"]),
+        "clerk": (["browser"], ["law"]),
+        "nobody": ([], []),
+    }
+    library.says(FINAL.format("Hi."))
+    refused = library.client.post(
+        "/v1/chat/completions",
+        json={"messages": [{"role": "user", "content": "Hi"}], "web_search_options": {}},
+        headers={"Authorization": "Bearer nobody"},
+    )
+    assert refused.status_code == 403
 
 
 def test_a_search_is_cited(server: Server, ann: openai.OpenAI) -> None:

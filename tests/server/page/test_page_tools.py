@@ -140,6 +140,41 @@ def test_a_tool_that_the_server_has_no_more(says, opened):
     expect(page.locator("#offer")).to_be_hidden()
 
 
+OFFER = {
+    "tools": ["browser"],
+    "searches": "corpus",
+    "sources": [{"name": "law", "searches": "corpus"}, {"name": "exa", "searches": "web"}],
+}
+
+
+def test_what_to_search_is_chosen(says, opened):
+    """Where there is a choice; it is kept, and what the server has no more is not asked for."""
+    page = opened(says(*[final("ok")] * 3))
+    expect(page.locator("#model")).to_have_text("nano")
+    page.evaluate("offer => readOffer(offer)", OFFER | {"sources": OFFER["sources"][:1]})
+    page.get_by_role("button", name="Search documents").click()
+    expect(page.get_by_label("What to search")).to_have_count(0)
+    page.evaluate("offer => readOffer(offer)", OFFER)
+    choice = page.locator("#offer").get_by_label("What to search")
+    expect(choice.locator("option")).to_have_text(["documents: law", "the web, with Exa"])
+    expect(choice).to_have_value("law")
+    choice.select_option("exa")
+    expect(page.get_by_role("button", name="Search the web")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    expect(choice).to_be_focused()
+    page.reload()
+    expect(page.locator("#model")).to_have_text("nano")
+    for left, source in (
+        (OFFER["sources"], "exa"),
+        ([*OFFER["sources"][:1], {"name": "b"}], "law"),
+    ):
+        page.evaluate("offer => readOffer(offer)", OFFER | {"sources": left})
+        body = sent_by(page, lambda: ask(page, "Hi"))
+        assert body["tools"][-1] == {"type": "web_search", "source": source}
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+
+
 # ---- code ----
 
 
