@@ -30,6 +30,7 @@ from ossia.server.answer import LONG, Answerer, AnswerRequest
 from ossia.server.hosted.approvals import ApprovedCalls
 from ossia.server.hosted.calls import Calls, allowed, names
 from ossia.server.hosted.mcp import McpServers
+from ossia.server.hosted.uploads import Uploads
 from ossia.server.metrics import Metrics
 from ossia.server.places import Places
 from ossia.server.responses.background import Runs
@@ -50,6 +51,7 @@ from ossia.turn.events import TurnEvent
 from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
+UPLOADS = "uploads"  # the folder beside the containers
 COMPILERS = 2  # requests whose grammars are compiled at the same time; others take turns
 REASONING_KEPT = 8 << 20  # characters of the reasoning that is remembered for calls
 OUT_OF_REACH = -1000.0  # a bias
@@ -107,11 +109,13 @@ class Service:
         self.containers = containers
         self.mcp = mcp or McpServers()
         self.approved = ApprovedCalls()
+        self.uploads: Uploads | None = None  # where code runs
         self.metrics = Metrics(self.worker, settings.model_name)
         if containers is not None:
             self.metrics.containers(lambda: containers.count)
             limits = {key.name: key.limits.containers for key in settings.keys}
             containers.most_of = limits.get
+            self.uploads = Uploads(containers.root / UPLOADS)
         self.store = Store(settings.store_path, settings.store_ttl, settings.store_bytes)
         self.runs = Runs(self.store, max_running=settings.max_queue)
         self.documents = Documents()

@@ -4,7 +4,9 @@ says what it is told.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +229,7 @@ def test_a_container_of_the_client(server: Server, ann: openai.OpenAI) -> None:
     [
         (3, "tools[0].container"),
         ({"type": "other"}, "tools[0].container.type"),
-        ({"type": "auto", "file_ids": ["file_1"]}, "tools[0].container.file_ids"),
+        ({"type": "auto", "file_ids": ["file-1"]}, "tools[0].container.file_ids"),
         ({"type": "auto", "memory_limit": "9g"}, "tools[0].container.memory_limit"),
         (
             {"type": "auto", "network_policy": {"type": "allowlist"}},
@@ -241,6 +243,81 @@ def test_containers_that_make_no_sense(
     with pytest.raises(openai.BadRequestError) as refused:
         run(ann, server, "1", tools=[{"type": "code_interpreter", "container": container}])
     assert refused.value.param == param
+
+
+# ---- files of a request ----
+
+READ = "import os; print(sorted(os.listdir())); print(open('data.csv').read())"
+
+
+def attached(data: bytes, name: str) -> dict[str, Any]:
+    encoded = base64.b64encode(data).decode()
+    return {
+        "type": "input_file",
+        "filename": name,
+        "file_data": f"data:text/csv;base64,{encoded}",
+    }
+
+
+def test_attached_files_are_where_code_finds_them(server: Server, ann: openai.OpenAI) -> None:
+    """In each turn once, whoever keeps the conversation; what code made of them stays."""
+    parts = [attached(b"a,b\n1,2\n", "data.csv"), attached(b"\0\xff", "x/blob.bin")]
+    given: Any = [{"role": "user", "content": [*parts, {"type": "input_text", "text": "Go."}]}]
+    first = run(ann, server, READ, input=given)
+    assert logs(first) == "['blob.bin', 'data.csv']\na,b\n1,2\n\n"
+    prompt = server.prompt
+    assert '<document name="data.csv" path="/mnt/data/data.csv">\na,b\n1,2\n' in prompt
+    assert '<document name="x/blob.bin" path="/mnt/data/blob.bin">\n(it is not text' in prompt
+    change = "open('data.csv', 'w').write('mine')"
+    run(ann, server, change, previous_response_id=first.id)
+    kept = run(ann, server, READ, previous_response_id=first.id)
+    assert logs(kept) == "['blob.bin', 'data.csv']\nmine\n"
+    items = [item.to_dict() for item in kept.output]
+    sent = run(ann, server, READ, input=[*given, *items, GO], store=False)
+    assert logs(sent) == logs(kept)
+
+
+def test_files_that_were_sent_before(server: Server, ann: openai.OpenAI) -> None:
+    """By the declaration, and in a message; the same file is one."""
+    made = ann.files.create(file=("data.csv", b"x" * 50_000), purpose="user_data")
+    tools = [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": [made.id]}}]
+    size = "import os; print(os.listdir(), os.path.getsize('data.csv'))"
+    assert logs(run(ann, server, size, tools=tools)) == "['data.csv'] 50000\n"
+    parts = [{"type": "input_file", "file_id": made.id}, {"type": "input_text", "text": "Go."}]
+    given = [{"role": "user", "content": parts}]
+    assert logs(run(ann, server, size, tools=tools, input=given)) == "['data.csv'] 50000\n"
+    assert "[... 48000 more characters: open the file with code]" in server.prompt
+    assert len(server.prompt) < 10_000
+    server.says(FINAL.format("Read."))
+    small = ann.files.create(file=("a.txt", b"of a file"), purpose="user_data")
+    part = {"type": "input_file", "file_id": small.id}
+    found: Any = [{"role": "user", "content": [part]}]
+    ann.responses.create(model="nano", input=found)
+    assert '<document name="a.txt">\nof a file\n</document>' in server.prompt
+    with pytest.raises(openai.BadRequestError) as refused:
+        client(server, "bob").responses.create(model="nano", input=found)
+    assert refused.value.param == "input[0].content[0].file_id"
+
+
+def test_files_of_one_name_are_all_there(server: Server, ann: openai.OpenAI) -> None:
+    parts = [attached(text, "data.csv") for text in (b"1", b"2", b"1")]
+    code = "import glob; print([(each, open(each).read()) for each in sorted(glob.glob('*'))])"
+    found = run(ann, server, code, input=[{"role": "user", "content": parts}])
+    assert logs(found) == "[('data-2.csv', '2'), ('data.csv', '1')]\n"
+
+
+def test_files_that_a_container_cannot_hold(server: Server, ann: openai.OpenAI) -> None:
+    id = ann.containers.create(name="full").id
+    containers = server.client.app.state.service.containers  # type: ignore[attr-defined]
+    containers.rules = replace(containers.rules, quota=1000)
+    tools = [{"type": "code_interpreter", "container": id}]
+    given = [{"role": "user", "content": [attached(b"x" * 2000, "a.csv")]}]
+    try:
+        with pytest.raises(openai.APIStatusError) as refused:
+            run(ann, server, "1", tools=tools, input=given)
+    finally:
+        containers.rules = replace(containers.rules, quota=256 << 20)
+    assert (refused.value.status_code, refused.value.code) == (413, "container_too_large")
 
 
 def test_a_restart_says_so(server: Server, ann: openai.OpenAI, python: Python) -> None:

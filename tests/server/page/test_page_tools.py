@@ -274,6 +274,34 @@ def test_commands_of_the_shell(server, page):
     assert "<i>" in server.prompt
 
 
+def test_attached_files_are_where_code_finds_them(server, page, tmp_path):
+    """Whatever they are, and only while code may run; the page says so."""
+    server.says(
+        code("import os; print(sorted(os.listdir()), open('data.csv').read())"), final("Read.")
+    )
+    (tmp_path / "data.csv").write_text("a,b\n1,2")
+    (tmp_path / "blob.xlsx").write_bytes(b"PK\0\xff")
+    page.locator("#choose").set_input_files([tmp_path / "data.csv", tmp_path / "blob.xlsx"])
+    expect(page.locator("#attached .file")).to_have_text(
+        ["data.csvin /mnt/data", "blob.xlsxin /mnt/data"]
+    )
+    ask(page, "Read them")
+    done(page)
+    expect(lines(page)).to_contain_text("['blob.xlsx', 'data.csv'] a,b")
+    expect(page.locator(".turn.user .file")).to_have_text(
+        ["data.csvin /mnt/data", "blob.xlsxin /mnt/data"]
+    )
+    assert 'name="blob.xlsx" path="/mnt/data/blob.xlsx">\n(it is not text' in server.prompt
+    expect(page.get_by_title("Save data.csv")).to_have_count(0)  # code did not make it
+    page.get_by_role("switch", name="Tools").click()
+    server.says(final("No."))
+    ask(page, "And now?")
+    done(page, 2)
+    assert "a,b\n1,2" in server.prompt and "“blob.xlsx” is not text, and no code" in server.prompt
+    page.locator("#choose").set_input_files(tmp_path / "blob.xlsx")
+    expect(page.get_by_text("is neither text nor a PDF")).to_be_visible()
+
+
 # ---- the browser ----
 
 

@@ -29,6 +29,7 @@ function toolOf(name) {
 const offeredTools = () => offered.map(toolOf).filter(Boolean);
 const isChosen = ({ name }) => settings.tools && settings.hosted?.[name] === true;
 const chosenTools = () => offeredTools().filter(isChosen);
+const runsCode = () => chosenTools().some(({ name }) => name === "python" || name === "shell");
 const declaredTools = () => [...(settings.tools ? DECLARED : []), ...chosenTools().map(({ wire }) => wire)];
 
 const sourceChosen = () => sources.find(({ name }) => name === settings.source) ?? sources[0];
@@ -50,6 +51,8 @@ function drawOffer() {
   $("offer").replaceChildren(h("span", {}, "It may also:"), ...tools.flatMap(tool => [chipOf(tool), ...(isChosen(tool) ? sourcesOf(tool) : [])]));
   const all = ["a calculator and the time, in this page", ...chosenTools().map(({ title }) => title)];
   $("tools").closest("label").title = `The model may use: ${all.join("; ")}`;
+  $("clip").title = runsCode() ? "Attach files: code finds them in /mnt/data" : "Attach text or PDF files";
+  drawAttached();
 }
 
 function switchOf({ name, title, about }) {
