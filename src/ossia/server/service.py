@@ -33,6 +33,7 @@ from ossia.server.hosted.mcp import McpServers
 from ossia.server.hosted.uploads import Uploads
 from ossia.server.metrics import Metrics
 from ossia.server.places import Places
+from ossia.server.responses.approved import ApprovedTable
 from ossia.server.responses.background import Runs
 from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
@@ -108,7 +109,6 @@ class Service:
         self.builtin = {tool.namespace.name: tool for tool in builtin}
         self.containers = containers
         self.mcp = mcp or McpServers()
-        self.approved = ApprovedCalls()
         self.uploads: Uploads | None = None  # where code runs
         self.metrics = Metrics(self.worker, settings.model_name)
         if containers is not None:
@@ -117,6 +117,7 @@ class Service:
             containers.most_of = limits.get
             self.uploads = Uploads(containers.root / UPLOADS)
         self.store = Store(settings.store_path, settings.store_ttl, settings.store_bytes)
+        self.approved = ApprovedCalls(ApprovedTable(self.store))
         self.runs = Runs(self.store, max_running=settings.max_queue)
         self.documents = Documents()
         self.is_draining = False
