@@ -42,6 +42,12 @@ def test_a_declaration_without_its_secrets() -> None:
         json.dumps({"tools": [TOOL]}).encode()[:-1],
         json.dumps({"tools": [TOOL]}).encode("utf-16"),
         json.dumps({"mcp_servers": [ANTHROPICS]}).encode(),
+        json.dumps({"tools": [TOOL]}).encode()[:-1] + b', "tools": []}',
+        b'{"tools": [' + json.dumps(TOOL).encode() + b'], "t\\u006fols": []}',
+        json.dumps({"tools": [TOOL]})
+        .replace('"server_label"', '"headers": {}, "server_label"')
+        .replace('"X-Key"', '"a": {"X-Key": 1}, "X-Key"')
+        .encode(),
     ],
 )
 def test_the_log_of_requests(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
