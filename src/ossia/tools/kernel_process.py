@@ -28,7 +28,7 @@ from ossia.errors import SandboxError
 from ossia.tools.area import Area
 from ossia.tools.kernel import FIGURES, IMAGE_BYTES
 from ossia.tools.sandbox.limits import Job, Limits
-from ossia.tools.sandbox.process import PIPE_BYTES, Confined
+from ossia.tools.sandbox.process import MEMORY_LIMIT, PIPE_BYTES, Confined
 from ossia.tools.sandbox.run import CHUNK, TICK, TIME_LIMIT
 from ossia.tools.sandbox.rung import Rung
 from ossia.tools.sandbox.text import HeadAndTail
@@ -329,7 +329,7 @@ class _Talk:
         """Why the process has to end now. Past the time limit, the cell is interrupted first."""
         now = time.monotonic()
         if self.process.popen.poll() is not None or self.process.out not in self.readable:
-            return DIED
+            return MEMORY_LIMIT if self.process.is_full() else DIED
         if len(self.running.replies) > MOST_REPLY:
             return DIED
         if self.interrupted is None and (now >= self.until or self.cell.wanted_over):

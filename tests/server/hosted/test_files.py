@@ -148,7 +148,8 @@ def test_they_outlast_a_restart_until_they_expire(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("somebody else's")
     again = Uploads(tmp_path, UploadRules(expires_after=60.0), clock)
     assert again.of_caller("ann") == sorted([made, short], key=lambda each: each.id)
-    assert again.open(made).read() == b"abc"
+    with again.open(made) as file:
+        assert file.read() == b"abc"
     clock.now += 10
     assert again.of_caller("ann") == [made]
     clock.now += 50

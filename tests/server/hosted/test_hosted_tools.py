@@ -428,13 +428,27 @@ def test_a_key_may_search_some_of_it(library: Server) -> None:
         "clerk": (["browser"], ["law"]),
         "nobody": ([], []),
     }
-    library.says(FINAL.format("Hi."))
-    refused = library.client.post(
-        "/v1/chat/completions",
-        json={"messages": [{"role": "user", "content": "Hi"}], "web_search_options": {}},
-        headers={"Authorization": "Bearer nobody"},
-    )
-    assert refused.status_code == 403
+    with pytest.raises(openai.PermissionDeniedError):
+        chat(library, "nobody", tools=[SEARCHES])
+
+
+def chat(library: Server, name: str, **more: Any) -> str:
+    """What the model reads of a search that a chat begins."""
+    library.says(SEARCH, FINAL.format("Yes."))
+    said: Any = [{"role": "user", "content": "Which?"}]
+    client(library, name).chat.completions.create(model="nano", messages=said, **more)
+    return library.prompt
+
+
+def test_a_chat_chooses_too(library: Server) -> None:
+    """What its options and its tools say holds together."""
+    assert "【0†Rome†corpus】" in chat(library, "ann", web_search_options={})
+    law: Any = {"source": "law"}
+    capital = "【0†Of the old capital†corpus】"
+    assert capital in chat(library, "ann", web_search_options=law)
+    limited = {**SEARCHES, "filters": {"allowed_domains": ["other.example"]}}
+    found = chat(library, "ann", web_search_options=law, tools=[limited])
+    assert capital not in found and "# Search Results" in found
 
 
 def test_a_search_is_cited(server: Server, ann: openai.OpenAI) -> None:

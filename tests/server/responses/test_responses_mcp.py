@@ -96,11 +96,9 @@ def test_a_call_as_events_and_as_body(server: Server, calls: list[Any]) -> None:
     assert "the answer" in server.prompt
 
 
-def test_arguments_are_shown_as_they_are_sampled(
-    tokenizer: Tokenizer, team: tuple[McpServer, Pretended]
-) -> None:
+def test_arguments_are_shown_as_they_are_sampled(tokenizer: Tokenizer) -> None:
     """If the call is certain; one that needs approval is shown when it is whole."""
-    with serving(tokenizer, mcp=McpServers([team[0]]), certain=True) as certain:
+    with serving(tokenizer, mcp=McpServers([pretended()[0]]), certain=True) as certain:
         events = certain.says(READ, DONE).stream(tools=[TEAM])
         asked = certain.says(WRITE).create(tools=[TEAM])
         cut = certain.says(READ).create(tools=[TEAM], max_output_tokens=15)
@@ -316,22 +314,22 @@ def test_what_is_approved_twice_runs_once(server: Server, calls: list[Any]) -> N
     assert error["param"] == "input[0].approve"
 
 
-def test_what_is_approved_runs_once_over_a_restart(
-    tokenizer: Tokenizer, team: tuple[McpServer, Pretended], tmp_path: Path
-) -> None:
+def test_what_is_approved_runs_once_over_a_restart(tokenizer: Tokenizer, tmp_path: Path) -> None:
     """A client that keeps everything sends it to a server that has been started again."""
     settings = Settings(model_name="nano", store_path=tmp_path / "s.db", secret=b"s" * 32)
-    team[1].calls.clear()
+    calls: list[tuple[str, Any]] = []
     given: list[dict[str, Any]] = [user("hello")]
     for started in range(2):
-        with serving(tokenizer, settings, mcp=McpServers([team[0]])) as server:
+        team, connection = pretended()
+        connection.calls = calls
+        with serving(tokenizer, settings, mcp=McpServers([team])) as server:
             if not started:
                 given += server.says(WRITE).create(tools=[TEAM], store=False)["output"]
                 yes = {"type": "mcp_approval_response", "approve": True}
                 given.append(yes | {"approval_request_id": given[-1]["id"]})
             body = server.says(DONE).create(tools=[TEAM], input=given, store=False)
             assert body["output"][0]["output"] == "the answer"
-    assert len(team[1].calls) == 1
+    assert len(calls) == 1
 
 
 APPROVALS: list[tuple[Any, bool, bool]] = [  # whether reading and writing have to be approved

@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 Service: TypeAlias = Literal["exa", "you"]
 Found: TypeAlias = Literal["exa", "you", "none"]
 SEARX = "searx"
-NONE = "none"
 ABOUT: Mapping[str, str] = {
     SEARX: "the web, with SearXNG",
     "exa": "the web, with Exa",
     "you": "the web, with You.com",
-    NONE: "nothing: it opens URLs",
+    "none": "nothing: it opens URLs",
 }
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -157,7 +156,7 @@ def _sources(options: Several) -> Iterator[tuple[str, Backend]]:
     if options.searx is not None:
         yield SEARX, Searx(options.searx)
     for service in dict.fromkeys(options.search):
-        yield service, PlainWeb() if service == NONE else _service(service)
+        yield service, PlainWeb() if service == "none" else _service(service)
 
 
 def about_sources(options: Several) -> str:

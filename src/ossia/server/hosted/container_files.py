@@ -79,12 +79,14 @@ def _add_files(routes: APIRouter, service: Service) -> None:
         content_type = request.headers.get("content-type", "")
         if kind_of(content_type) == "application/json":
             named = await _named(service, place, request)
-            return reply(_file(await _copied(service, place, container, named), container))
+            written = await _copied(service, place, container, named)
+            return reply(_file(written, container))
         check_form(content_type)
         async with request.form(max_files=1, max_fields=FIELDS) as form:
             file = form.get("file")
-            if isinstance(form.get("file_id"), str):
-                named = _upload(service, place, str(form.get("file_id")))
+            id = form.get("file_id")
+            if isinstance(id, str):
+                named = _upload(service, place, id)
                 written = await _copied(service, place, container, named)
             elif isinstance(file, UploadFile):
                 name = file_name(file.filename or "")
@@ -145,7 +147,8 @@ async def _named(service: Service, place: Place, request: Request) -> Upload:
         body = orjson.loads(await request.body())
     except orjson.JSONDecodeError as error:
         raise bad("the body is not JSON", "file_id") from error
-    id = At(body, "body").object()["file_id"].word()
+    fields = At(body, "body").object()
+    id = fields["file_id"].word()
     return _upload(service, place, id)
 
 

@@ -98,19 +98,25 @@ def router(service: Service) -> APIRouter:
     ) -> Response:
         own = _Own(service, request)
         files = own.uploads.of_caller(own.caller)
-        wanted = [_shown(each) for each in files if purpose in (None, each.purpose)]
-        return reply(page.of(wanted) if wanted else listed([]))
+        wanted = [each for each in files if purpose in (None, each.purpose)]
+        if not wanted:
+            return reply(listed([]))
+        shown = [_shown(each) for each in wanted]
+        return reply(page.of(shown))
 
     @routes.get("/{file_id}", responses=documented(UPLOAD_SCHEMA))
     async def retrieve_upload(request: Request, file_id: str) -> Response:
-        return reply(_shown(_Own(service, request).file(file_id)))
+        own = _Own(service, request)
+        found = own.file(file_id)
+        return reply(_shown(found))
 
     @routes.delete("/{file_id}", responses=documented(DELETED_SCHEMA))
     async def delete_upload(request: Request, file_id: str) -> Response:
         own = _Own(service, request)
         found = own.file(file_id)
         own.uploads.delete(own.caller, found.id)
-        return reply({"id": found.id, "object": "file", "deleted": True})
+        told = {"id": found.id, "object": "file", "deleted": True}
+        return reply(told)
 
     @routes.get("/{file_id}/content", responses=BYTES, response_class=Response)
     async def upload_content(request: Request, file_id: str) -> Response:
@@ -121,7 +127,8 @@ def router(service: Service) -> APIRouter:
             opened = own.uploads.open(found)
         except ContainerError as error:
             raise refused(error) from error
-        return StreamingResponse(pieces(opened), headers=saved_as(found.name))
+        headers = saved_as(found.name)
+        return StreamingResponse(pieces(opened), headers=headers)
 
     return routes
 

@@ -173,11 +173,13 @@ class Uploads:
         """
         for path in self.root.iterdir():
             id = path.name.partition(".")[0]
-            if path.name == f"{id}{ABOUT}" and ID.fullmatch(id):
-                with contextlib.suppress(OSError, ValueError, TypeError):
-                    kept = Upload(**json.loads(path.read_bytes()))
-                    size = self._path(id, DATA).stat().st_size
-                    self._known[id] = replace(kept, id=id, bytes=size)
+            if path.name != f"{id}{ABOUT}" or not ID.fullmatch(id):
+                continue
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                facts = json.loads(path.read_bytes())
+                kept = Upload(**facts)
+                size = self._path(id, DATA).stat().st_size
+                self._known[id] = replace(kept, id=id, bytes=size)
         for path in self.root.iterdir():
             id = path.name.partition(".")[0]
             if ID.fullmatch(id) and id not in self._known:
