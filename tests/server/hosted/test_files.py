@@ -14,6 +14,7 @@ from responses_wire import Python, Server, serving
 from ossia.errors import ContainerError
 from ossia.server import Settings
 from ossia.server.access import secret_digest
+from ossia.server.hosted.attached import Attached
 from ossia.server.hosted.uploads import UploadRules, Uploads
 from ossia.server.settings import ApiKey, Limits
 from ossia.tokenizer import Tokenizer
@@ -173,6 +174,15 @@ def test_there_is_so_much_room(tmp_path: Path) -> None:
     uploads.delete("ann", first.id)
     uploads.add("bob", "c", "user_data", io.BytesIO(b"x" * 10))
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_few_bytes_do_not_stand_for_any_number_of_files(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path)
+    made = uploads.add("ann", "a", "user_data", io.BytesIO(b"x" * 8))
+    attached = Attached("ann", uploads, files=True, left=20)
+    assert attached.named(made.id) == attached.named(made.id) == ("a", b"x" * 8)
+    with pytest.raises(ContainerError, match="together"):
+        attached.named(made.id)
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

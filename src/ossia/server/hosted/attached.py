@@ -21,6 +21,7 @@ from ossia.tools import SessionKey
 from ossia.tools.containers import Container, Containers, file_name
 
 FOLDER = "/mnt/data/"
+MOST_READ = 32 << 20  # bytes of files that messages name by their ids
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,19 @@ class Attached:
     uploads: Uploads | None = None
     files: bool = False
     made: dict[str, Attachment] = field(default_factory=dict)
+    left: int = MOST_READ
 
     def named(self, id: str) -> tuple[str, bytes]:
-        """Name and bytes of an upload. Raises `ContainerError`."""
+        """Name and bytes of an upload. A few bytes of a request must not stand for any number of
+        long files. Raises `ContainerError`.
+        """
         if self.uploads is None:
             raise ContainerError("files cannot be named by ids here", "file_id", "not_found")
         found = self.uploads.get(self.caller, id)
+        self.left -= found.bytes
+        if self.left < 0:
+            why = f"files that messages name may have {MOST_READ >> 20} MiB together"
+            raise ContainerError(why, "file_id", "too_large")
         with self.uploads.open(found) as file:
             return found.name, file.read()
 
@@ -55,7 +63,9 @@ class Attached:
         """Where code will find it; None where no code runs."""
         if not self.files:
             return None
-        mark = file.id or f"{hashlib.sha256(file.data).hexdigest()} {file.name}"
+        if file.id and self.uploads is not None:
+            return FOLDER + self._add(file.id, file.name, self.uploads.get(self.caller, file.id))
+        mark = f"{hashlib.sha256(file.data).hexdigest()} {file.name}"
         return FOLDER + self._add(mark, file.name, file.data)
 
     def put_uploads(self, ids: Iterable[str]) -> None:
@@ -74,11 +84,12 @@ class Attached:
         return known.path
 
     async def fill(self, containers: Containers, key: SessionKey) -> None:
-        """Puts what is not there yet into the session's container, made if there is none. Raises
-        `ContainerError`.
+        """Puts what is not there yet into the session's container, made if there is none; done
+        once. Raises `ContainerError`.
         """
         if self.made:
             await asyncio.to_thread(self._fill, containers, key)
+            self.made = {}  # an answer may take long
 
     def _fill(self, containers: Containers, key: SessionKey) -> None:
         container = containers.of(key.caller, key.container or key.conversation)

@@ -136,7 +136,8 @@ class Visit:
             case "input_file":
                 file = await self._file(part, part)
                 name = file.name
-                path = None if lenient or self.shelf is None else self.shelf.put(file)
+                if not lenient and self.shelf is not None:
+                    path = await asyncio.to_thread(self.shelf.put, file)
                 read = self._text if path is None else self._shown
                 text = await read(part, file.data)
             case _:

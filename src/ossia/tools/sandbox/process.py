@@ -75,6 +75,12 @@ class Confined:
             return PROCESS_LIMIT
         return MEMORY_LIMIT if self._memory(pids) > self.limits.memory else None
 
+    def is_crowded(self) -> bool:
+        """Whether no more processes can be started in it."""
+        return self.rung.is_watched and (
+            len(tree.descendants(self.popen.pid)) >= self.limits.processes
+        )
+
     def is_full(self) -> bool:
         """Whether the kernel has ended some of it because of the memory limit."""
         return self.group is not None and self.group.is_exceeded()
