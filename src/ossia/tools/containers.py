@@ -347,7 +347,7 @@ def file_name(given: str) -> str:
     what cannot be seen.
     """
     last = given.replace("\\", "/").rpartition("/")[2]
-    name = "".join(each for each in last if each.isprintable()).strip()
+    name = "".join(each for each in last if each.isprintable()).strip()[-LONGEST_NAME:]
     while len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
         name = name[1:]
     return name if name.strip(".") else "file"

@@ -292,8 +292,11 @@ def test_files_that_were_sent_before(server: Server, ann: openai.OpenAI) -> None
     small = ann.files.create(file=("a.txt", b"of a file"), purpose="user_data")
     part = {"type": "input_file", "file_id": small.id}
     found: Any = [{"role": "user", "content": [part]}]
-    ann.responses.create(model="nano", input=found)
+    first = ann.responses.create(model="nano", input=found)
     assert '<document name="a.txt">\nof a file\n</document>' in server.prompt
+    ann.files.delete(small.id)  # the conversation goes on without it
+    ann.responses.create(model="nano", input="And?", previous_response_id=first.id)
+    assert "<document>\n(this file has been deleted)\n</document>" in server.prompt
     with pytest.raises(openai.BadRequestError) as refused:
         client(server, "bob").responses.create(model="nano", input=found)
     assert refused.value.param == "input[0].content[0].file_id"

@@ -76,6 +76,14 @@ def test_the_first_version(tree: Tree) -> None:
     assert not group.is_exceeded()
 
 
+def test_without_accounting_of_swap_there_is_none(tree: Tree) -> None:
+    tree.own("4:memory:/\n")
+    tree.has("memory", "memory.limit_in_bytes", "memory.swappiness")
+    group = cgroup.make(7 * MB)
+    assert group is not None
+    assert (group.path / "memory.swappiness").read_text() == "0"
+
+
 def test_where_none_may_be_made(tree: Tree) -> None:
     assert cgroup.make(MB) is None  # no /proc
     tree.own("0::/nowhere/at/all\n")

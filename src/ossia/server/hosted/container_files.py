@@ -147,9 +147,9 @@ async def _named(service: Service, place: Place, request: Request) -> Upload:
         body = orjson.loads(await request.body())
     except orjson.JSONDecodeError as error:
         raise bad("the body is not JSON", "file_id") from error
-    fields = At(body, "body").object()
-    id = fields["file_id"].word()
-    return _upload(service, place, id)
+    fields = At(body, "the body").object()
+    id = At(fields["file_id"].value, "file_id")
+    return _upload(service, place, id.word())
 
 
 def _upload(service: Service, place: Place, id: str) -> Upload:

@@ -7,7 +7,7 @@ Each caller sees its own. They are kept where containers are. Knows uploads and 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
 from starlette.datastructures import FormData, UploadFile
@@ -22,13 +22,14 @@ from ossia.server.service import Service
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import api_router
 from ossia.server.wire.forms import BYTES, FIELDS, check_form, pieces, saved_as
-from ossia.server.wire.lists import DELETED_SCHEMA, LIST_SCHEMA, Page, listed, paging
+from ossia.server.wire.lists import DELETED_SCHEMA, LIST_SCHEMA, Page, listed
 from ossia.server.wire.replies import documented, reply
 from ossia.tools.containers import file_name
 
 PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
 ANCHOR = "created_at"
 FEWEST_SECONDS = 3600  # as in OpenAI's API
+MOST_LISTED = 10_000
 MOST_SECONDS = 2_592_000
 UPLOAD_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -93,7 +94,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("", responses=documented(LIST_SCHEMA))
     async def list_files(
         request: Request,
-        page: Annotated[Page, Depends(paging)],
+        page: Annotated[Page, Depends(_paging)],
         purpose: Annotated[str | None, Query()] = None,
     ) -> Response:
         own = _Own(service, request)
@@ -131,6 +132,15 @@ def router(service: Service) -> APIRouter:
         return StreamingResponse(pieces(opened), headers=headers)
 
     return routes
+
+
+def _paging(
+    limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = MOST_LISTED,
+    order: Annotated[Literal["asc", "desc"], Query(description="desc: the newest first")] = "desc",
+    after: Annotated[str | None, Query(description="a file: the list goes on after it")] = None,
+) -> Page:
+    """Of this list pages may be longer than of others, as in OpenAI's API."""
+    return Page(limit, order, after, None)
 
 
 async def _sent(own: _Own, form: FormData) -> Upload:

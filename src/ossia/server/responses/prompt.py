@@ -190,7 +190,7 @@ async def _read(
 
     visit = service.documents.visit(draft.attached)
     items = [
-        *await visit.read(history, "previous_response_id"),
+        *await visit.read(history, "previous_response_id", are_kept=True),
         *await visit.read(draft.input, "input"),
     ]
     if not items and not body.instructions:

@@ -38,6 +38,7 @@ ROOM = 4 << 20  # characters of a request's documents: several times what a cont
 SHOWN = 20_000  # characters of a file that the model reads, if code can open it
 BEGINNING = 2000  # that it reads of a longer one
 NOT_TEXT = "(it is not text: open it with code)"
+GONE = b"(this file has been deleted)"
 LEFT_OUT = "[... {} more characters: open the file with code]"
 HAS_DATA = "send the file itself, as base64: this server fetches nothing"
 NO_READER = "is a PDF, which needs pypdf to be read: pip install 'ossia[tools]'"
@@ -57,11 +58,14 @@ class Shelf(Protocol):
 
 @dataclass(frozen=True)
 class Sent:
-    """A file of a request. `id`: by which it is named, if it was sent before."""
+    """A file of a request. `id`: by which it is named, if it was sent before. `is_gone`: there is
+    none any more, and `data` says so.
+    """
 
     name: str
     data: bytes = field(repr=False)
     id: str = ""
+    is_gone: bool = False
 
 
 class Documents:
@@ -87,11 +91,16 @@ class Visit:
         self.shelf = shelf
         self.left = SECONDS
         self.room_left = ROOM
+        self._are_kept = False
 
-    async def read(self, messages: Sequence[Mapping[str, Any]], path: str) -> list[dict[str, Any]]:
+    async def read(
+        self, messages: Sequence[Mapping[str, Any]], path: str, *, are_kept: bool = False
+    ) -> list[dict[str, Any]]:
         """The messages, or items, with texts for documents. Raises `ApiError` naming the part that
         cannot be read; in a tool's result such a part stays: it is no mistake of the client's.
+        `are_kept`: they were read when they came, and a file that they name may be gone since.
         """
+        self._are_kept = are_kept
         read = []
         for n, message in enumerate(messages):
             lenient = message.get("role") in RESULTS
@@ -136,7 +145,7 @@ class Visit:
             case "input_file":
                 file = await self._file(part, part)
                 name = file.name
-                if not lenient and self.shelf is not None:
+                if not (lenient or file.is_gone) and self.shelf is not None:
                     path = await asyncio.to_thread(self.shelf.put, file)
                 read = self._text if path is None else self._shown
                 text = await read(part, file.data)
@@ -188,6 +197,8 @@ class Visit:
         try:
             known, raw = await asyncio.to_thread(self.shelf.named, id.word())
         except ContainerError as error:
+            if self._are_kept:
+                return Sent(name, GONE, is_gone=True)
             raise id.wrong(f"is wrong: {error}", "file_not_found") from error
         return Sent(name or known, raw, id.word())
 

@@ -113,8 +113,11 @@ def _can_be_entered(group: Group) -> bool:
 def _limit(group: Group, memory: int) -> None:
     version = group.version
     _write(group.path / version.limit, memory)
-    with contextlib.suppress(OSError):  # a machine without accounting of swap
+    try:
         _write(group.path / version.swap, memory if version.swap_holds_all else 0)
+    except OSError:  # a machine without accounting of swap: what is over the limit would go there
+        with contextlib.suppress(OSError):
+            _write(group.path / "memory.swappiness", 0)
     if version is V2:
         _write(group.path / "memory.oom.group", 1)
 
