@@ -145,7 +145,7 @@ def kernels(args: argparse.Namespace) -> list[str]:
     parts = [ceilings_table(peaks, reads, used)]
     for isa in offered:
         print(f"kernels, {isa}", file=sys.stderr)
-        parts.append(kernel_table(isa, bench(["--phases", "kernels_1"], isa)))
+        parts.append(kernel_table(isa, bench(["--phases", "kernels_1t"], isa)))
     return parts
 
 
@@ -181,7 +181,7 @@ def disturbed(used: float) -> str:
 
 def kernel_table(isa: str, found: dict[str, Any]) -> str:
     """Kernels down, rows across: the share of the bound and a call's time."""
-    shares = found["kernels_1"]
+    shares = found["kernels_1t"]
     rows = sorted({one["rows"] for one in shares})
     lines = [
         f"## Kernels, {isa}\n",

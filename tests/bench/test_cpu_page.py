@@ -60,7 +60,7 @@ def test_kernels_stand_by_rows_and_low_shares_are_bold() -> None:
         }
 
     shares = [one(8, 0.002, 0.3), one(1, 0.001, 0.8), one(64, None, None)]
-    text = cpu_page.kernel_table("avx2", {"kernels_1": shares, "others": 0.5})
+    text = cpu_page.kernel_table("avx2", {"kernels_1t": shares, "others": 0.5})
     assert "| | 1 | 8 | 64 |" in text
     assert "| dense | 80% m, 1.00 ms | **30% m**, 2.00 ms | **about 9 s** |" in text
 

@@ -188,6 +188,8 @@ def test_long_calls_and_results_are_cut_at_a_terminal() -> None:
     [
         (["--tools", "pyton"], "there are apply_patch, browser, python, shell"),
         (["--corpus", "docs"], "--corpus is of browser: add --tools browser"),
+        (["--search", "exa"], "--search is of browser: add --tools browser"),
+        (["--tools", "browser", "--search", "you"], "You.com needs a key: set YDC_API_KEY"),
         (["--python-unsafe"], "--python-unsafe is of python and shell: add --tools python"),
         (["--tools", "browser", "--corpus", "/no/such"], "/no/such"),
         (["--patch-root", "/no/such"], "/no/such"),
@@ -203,6 +205,7 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(ossia.llm, "load", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.delenv("YDC_API_KEY", raising=False)
     assert main(["chat", *words]) == 2
     assert said in capsys.readouterr().err
 

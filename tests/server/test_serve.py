@@ -27,6 +27,7 @@ from tiny_model import environment
 
 from ossia import hub
 from ossia.commands.hosted import Hosted, make
+from ossia.commands.hosted.browsing import corpora
 from ossia.commands.main import main, parser
 from ossia.commands.options import parsed
 from ossia.commands.script import read_script
@@ -35,6 +36,7 @@ from ossia.errors import McpError, RequestError, SandboxError, ToolError
 from ossia.server.access import secret_digest
 from ossia.server.settings import Limits
 from ossia.tokenizer import Tokenizer
+from ossia.tools.browser import Browser
 from ossia.tools.sandbox import best
 
 LONG = "<|channel|>final<|message|>" + " ".join(f"word{n}" for n in range(40)) + "<|return|>"
@@ -433,6 +435,10 @@ def test_tools(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--tools", "pyhton"], "--tools pyhton: there is no such tool"),
         (["--corpus", "notes"], "--corpus is of the tool browser"),
         (["--tools", "python", "--searx", "http://s"], "--searx is of the tool browser"),
+        (["--search", "exa"], "--search is of the tool browser"),
+        (["--tools", "browser", "--corpus", "a=x", "--corpus", "a=y"], "a source 'a' already"),
+        (["--tools", "browser", "--corpus", "exa=x"], "--corpus NAME=x"),
+        (["--tools", "browser", "--corpus", "a b=x"], "'a b' is no name"),
         (["--tools", "browser", "--containers", "c"], "--containers is of the tool python"),
         (["--python-unsafe"], "--python-unsafe is of the tool python"),
         (["--python-mcp", "http://x"], "--python-mcp is of the tool python"),
@@ -453,7 +459,10 @@ def test_options_of_tools_that_make_no_sense(args: list[str], says: str) -> None
 
 def test_tools_that_do_not_work_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ToolError, match="nowhere"):
-        make(Hosted(tools="browser", corpus=str(tmp_path / "nowhere")))
+        make(Hosted(tools="browser", corpus=(str(tmp_path / "nowhere"),)))
+    monkeypatch.delenv("EXA_API_KEY", raising=False)
+    with pytest.raises(ToolError, match="set EXA_API_KEY"):
+        make(Hosted(tools="browser", search=("exa",)))
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(ToolError, match=re.escape("pip install 'ossia[tools]'")):
         make(Hosted(tools="browser"))
@@ -464,15 +473,52 @@ def test_tools_that_do_not_work_here(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_greeting_says_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("# A\n")
-    made = make(Hosted(tools="browser,python", corpus=str(tmp_path), python_unsafe=True))
+    made = make(Hosted(tools="browser,python", corpus=(str(tmp_path),), python_unsafe=True))
     assert [tool.namespace.name for tool in made.tools] == ["browser", "python"]
     assert made.containers is not None
-    assert made.about[0] == f"browser: searches {tmp_path}"
+    assert made.about[0] == f"browser: searches {tmp_path.stem} ({tmp_path})"
     assert made.about[1].startswith("python: in unsafe")
     made = make(Hosted(tools="shell,python", python_unsafe=True, mcp_any=True))
     assert [tool.kind.name for tool in made.tools] == ["python", "shell"]
     assert made.about[0].startswith("shell and python: in unsafe")
     assert made.about[1] == "mcp: any server on the public internet that a request names"
+
+
+def test_what_the_browser_may_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corpora first, then the web, each under the name that a request chooses it by."""
+    (tmp_path / "a.md").write_text("# A\n")
+    monkeypatch.setenv("EXA_API_KEY", "secret")
+    monkeypatch.setenv("YDC_API_KEY", "secret")
+    searches = ("--search", "none", "--search", "exa", "--search", "you", "--search", "exa")
+    given = options(
+        *("--tools", "browser", "--corpus", f"law={tmp_path}", "--corpus", str(tmp_path)),
+        *("--searx", "http://searx.example", *searches),
+    )
+    settings_of(given)
+    made = make(given.hosted)
+    (browser,) = made.tools
+    assert isinstance(browser, Browser)
+    found = {name: type(each).__name__ for name, each in browser.sources.items()}
+    own = tmp_path.stem
+    assert found == {"law": "Corpus", own: "Corpus", "searx": "Searx", "none": "PlainWeb",
+                     "exa": "Exa", "you": "YouCom"}  # fmt: skip
+    assert list(found)[:2] == ["law", own] and browser.backend is browser.sources["law"]
+    assert made.about == [
+        f"browser: searches law ({tmp_path}), {own} ({tmp_path}), searx (http://searx.example), "
+        "none (nothing: it opens URLs), exa (the web, with Exa), you (the web, with You.com)"
+    ]
+    assert "secret" not in made.about[0]
+
+
+def test_names_of_corpora() -> None:
+    given = ("law=l/x", "./a=b", "notes.jsonl", "my notes/", "/")
+    assert corpora(given) == {
+        "law": "l/x",
+        "a-b": "./a=b",
+        "notes": "notes.jsonl",
+        "my-notes": "my notes/",
+        "corpus": "/",
+    }
 
 
 def test_mcp_servers_are_connected_to_at_start(tmp_path: Path) -> None:

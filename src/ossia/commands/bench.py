@@ -15,7 +15,7 @@ from ossia.commands.options import Command, Computing, Positive, model, option
 
 EPILOG = """\
 phases, comma-separated:
-  kernels_N   each kernel alone with N threads, in the shapes of gpt-oss-20b; one thread is timed by
+  kernels_Nt  each kernel alone with N threads, in the shapes of gpt-oss-20b; one thread is timed by
               its processor time, so that other programs disturb it little
   prefill_N   tokens per second while a prompt of N random tokens is read
   decode_N    tokens per second of one stream after a prompt of N tokens
@@ -29,7 +29,7 @@ OSSIA_ISA=NAME in the environment measures another instruction set that this CPU
 examples:
   ossia bench gpt-oss-20b
   ossia bench gpt-oss-20b --dense int8 --activations int8 --phases prefill_512,decode_0,decode_4096
-  OSSIA_ISA=avx2 ossia bench --phases kernels_1
+  OSSIA_ISA=avx2 ossia bench --phases kernels_1t
   ossia bench --random gpt-oss-20b     random weights of that shape, 12.8 GiB in a temporary folder
 """
 
@@ -48,7 +48,7 @@ class Options:
         None,
         "what to measure, see below",
         "LIST",
-        shown="kernels_1,prefill_512,prefill_2048,decode_0,decode_4096,batch_8,batch_16",
+        shown="kernels_1t,prefill_512,prefill_2048,decode_0,decode_4096,batch_8,batch_16",
     )
     repetitions: Positive = option(3, "of every phase", "N")
     json: bool = option(False, "print one JSON object instead of a table")

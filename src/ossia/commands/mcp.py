@@ -13,7 +13,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ossia.commands.hosted.tools import browser, corpus_option, searx_option
+from ossia.commands.hosted.browsing import OPTIONS as OF_BROWSER
+from ossia.commands.hosted.browsing import (
+    Service,
+    browser,
+    corpus_option,
+    search_option,
+    searx_option,
+)
 from ossia.commands.options import Command, Group, option
 from ossia.errors import McpError
 
@@ -41,6 +48,7 @@ class Options:
     patch_root: Path = option(Path("."), "the folder that apply_patch edits", "DIR")
     corpus: str | None = corpus_option()
     searx: str | None = searx_option()
+    search: Service | None = search_option()
     http: str | None = option(None, "listen there instead of on standard input", "HOST:PORT")
     keys: Path | None = option(None, "who may connect, as for `ossia serve`", "FILE")
 
@@ -52,7 +60,7 @@ def _apply_patch(options: Options) -> Tool:
 
 
 def _browser(options: Options) -> Tool:
-    return browser(options.corpus, options.searx)
+    return browser(options)
 
 
 def _python(options: Options) -> Tool:
@@ -78,8 +86,9 @@ def serve(options: Options) -> None:
     if unknown or not names:
         what = f"there is no tool {unknown[0]!r}" if unknown else "no tools are named"
         raise McpError(f"{what}: --tools takes some of {', '.join(TOOLS)}, between commas")
-    if (options.corpus or options.searx) and "browser" not in names:
-        raise McpError("--corpus and --searx are of the tool browser: add --tools browser")
+    of_browser = [name for name in OF_BROWSER if getattr(options, name) is not None]
+    if of_browser and "browser" not in names:
+        raise McpError(f"--{of_browser[0]} is of the tool browser: add --tools browser")
     tools = [TOOLS[name](options) for name in dict.fromkeys(names)]
     if options.http is None:
         from ossia.tools.mcp.serving import serve_stdio

@@ -57,7 +57,8 @@ keys:
   KEY is the secret itself, or sha256: and its digest in hex. OSSIA_API_KEYS holds such lines too,
   or several between commas. Without keys only this machine is let in, unless --insecure. Without
   `tools=` a key may use what --tools and --mcp name; other machines without a key only the browser.
-  `tools=` takes browser, python, shell, mcp (all servers, and any with --mcp-any) and mcp:LABEL.
+  `tools=` takes browser (all sources) and browser:SOURCE, python, shell, mcp (all servers, and any
+  with --mcp-any) and mcp:LABEL. A source is a --corpus by its name, searx, exa, you or none.
 
 end:
   SIGTERM or Ctrl-C: new requests are refused, /ready says 503, running answers have --drain
@@ -73,6 +74,7 @@ examples:
   ossia serve gpt-oss-20b --dense int8 --activations int8 --warm-up
   ossia serve gpt-oss-20b --host 0.0.0.0 --api-key-file keys.txt --store s.db --secret-file secret
   ossia serve gpt-oss-20b --tools python,browser --corpus notes/
+  ossia serve gpt-oss-20b --tools browser --corpus notes=n/ --corpus law=l/ --search exa
   ossia serve gpt-oss-20b --mcp mcp.json            MCP servers' tools, for requests that name them
   ossia serve nano --script answers.jsonl           to test a client
 

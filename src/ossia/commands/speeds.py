@@ -33,7 +33,8 @@ from ossia.llm import LLM
 
 Progress = Callable[[str], object]
 SPEEDS = ("prefill_512", "prefill_2048", "decode_0", "decode_4096", "batch_8", "batch_16")
-PHASES = ("kernels_1", *SPEEDS)
+PHASES = ("kernels_1t", *SPEEDS)
+PHASE = re.compile(r"kernels_\d{1,4}t|(prefill|decode|batch)_\d{1,7}")
 DECODED = 32  # tokens a repetition
 SHORT = 16  # tokens of the prompts before a batch
 
@@ -41,10 +42,10 @@ SHORT = 16  # tokens of the prompts before a batch
 def check(phases: Sequence[str]) -> None:
     """Raises `RequestError` for a phase that does not exist."""
     for phase in phases:
-        if not re.fullmatch(r"(kernels|prefill|decode|batch)_\d{1,7}", phase) or _is_empty(phase):
+        if not PHASE.fullmatch(phase) or _is_empty(phase):
             raise RequestError(
-                f"there is no phase {phase!r}; phases are kernels_1, prefill_512, decode_0, "
-                "batch_8 and the like"
+                f"there is no phase {phase!r}; phases are kernels_1t (one thread), prefill_512, "
+                "decode_0, batch_8 and the like"
             )
 
 
@@ -55,9 +56,9 @@ def _is_empty(phase: str) -> bool:
 
 
 def _parts(phase: str) -> tuple[str, int]:
-    """ "decode_4096" -> its kind, its number."""
+    """ "decode_4096" -> its kind, its number; "kernels_2t": 2, threads."""
     kind, _, number = phase.partition("_")
-    return kind, int(number)
+    return kind, int(number.removesuffix("t"))
 
 
 def fitting(llm: LLM, phases: Sequence[str], repetitions: int) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ def run(
 ) -> dict[str, Any]:
     """What was measured, as a JSON object.
 
-    `phases`: kernels_N (N: threads), prefill_N, decode_N (N: depth), batch_N (N: streams). Under a
+    `phases`: kernels_Nt (N: threads), prefill_N, decode_N (N: depth), batch_N (N: streams). Under a
     phase's name: tokens per second, a list of `repetitions` each; of kernels a list of
     `shares.Share` as objects. `bounds`: what the ceilings of this run allow; `ceilings`: before and
     after; `isa`: the instruction set that they and the kernels are of; `warnings`: sentences;

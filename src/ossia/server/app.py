@@ -113,7 +113,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     from ossia.server import operations
     from ossia.server.chat import routes as chat
     from ossia.server.completions import routes as completions
-    from ossia.server.hosted import containers
+    from ossia.server.hosted import container_files, containers, files
     from ossia.server.messages import routes as anthropic
     from ossia.server.ollama import routes as ollama
     from ossia.server.page import page
@@ -127,6 +127,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         stored,
         conversations,
         containers,
+        container_files,
+        files,
         anthropic,
         ollama,
         operations,

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from ossia.errors import RequestError
 from ossia.server.access import secret_digest
 from ossia.server.settings import ApiKey, Limits
-from ossia.tools.kinds import FUNCTION, KINDS
+from ossia.tools.kinds import BROWSER, FUNCTION, KINDS, MCP
 
 NUMBERS = {  # of a line: the field of `Limits`
     "concurrent": "concurrent",
@@ -28,6 +28,7 @@ NUMBERS = {  # of a line: the field of `Limits`
 }
 TOOLS = "tools"
 TOOL_NAMES = tuple(kind.name for kind in KINDS if kind is not FUNCTION)
+WITH_PARTS = (BROWSER.name, MCP.name)
 OPTIONS = (*NUMBERS, TOOLS)
 FORM = "[NAME] KEY [tools=NAME,...] [" + "=N] [".join(NUMBERS) + "=N]"
 
@@ -54,10 +55,12 @@ def tools_of(names: Iterable[str], place: str) -> frozenset[str]:
     """The names of tools that a key may use. Raises `RequestError` for one that no tool has."""
     made = frozenset(filter(None, names))
     for name in sorted(made):
-        if name.partition(":")[0] not in TOOL_NAMES:
+        tool, colon, part = name.partition(":")
+        is_part = bool(part) and tool in WITH_PARTS
+        if tool not in TOOL_NAMES or (colon and not is_part):
             raise RequestError(
                 f"{place}: there is no tool {name!r}; expected {', '.join(TOOL_NAMES)}, or "
-                "mcp:LABEL for one server"
+                "mcp:LABEL for one server, browser:SOURCE for one of what is searched"
             )
     return made
 

@@ -29,7 +29,7 @@ from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import Part, api_router
 from ossia.server.wire.replies import documented, reply
-from ossia.tools.browser import Browser
+from ossia.tools.browser import Browser, LimitedBrowser
 from ossia.tools.kinds import BROWSER
 
 NO_VECTORS = (
@@ -196,11 +196,19 @@ def _models(service: Service) -> APIRouter:
 
 def _offered(service: Service, caller: Caller) -> dict[str, Any]:
     """`tools`: names of those that the server runs for this caller; `searches`: what its browser
-    searches. The page at / reads both.
+    searches if a request chooses nothing; `sources`: what it may choose, and what each is. The page
+    at / reads them.
     """
-    browser = service.tools_for(caller).get(BROWSER.name)
-    searches = browser.searched if isinstance(browser, Browser) else ""
-    return {"tools": service.tool_names(caller), "searches": searches or None}
+    found = service.tools_for(caller).get(BROWSER.name)
+    browser = found if isinstance(found, Browser | LimitedBrowser) else None
+    searches = browser.backend.searched if browser is not None else ""
+    named = browser.sources.items() if browser is not None else ()
+    sources = [{"name": name, "searches": each.searched or None} for name, each in named if name]
+    return {
+        "tools": service.tool_names(caller),
+        "searches": searches or None,
+        "sources": sources,
+    }
 
 
 def _tokens(service: Service) -> APIRouter:

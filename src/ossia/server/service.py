@@ -30,8 +30,10 @@ from ossia.server.answer import LONG, Answerer, AnswerRequest
 from ossia.server.hosted.approvals import ApprovedCalls
 from ossia.server.hosted.calls import Calls, allowed, names
 from ossia.server.hosted.mcp import McpServers
+from ossia.server.hosted.uploads import Uploads
 from ossia.server.metrics import Metrics
 from ossia.server.places import Places
+from ossia.server.responses.approved import ApprovedTable
 from ossia.server.responses.background import Runs
 from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
@@ -50,6 +52,7 @@ from ossia.turn.events import TurnEvent
 from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
+UPLOADS = "uploads"  # the folder beside the containers
 COMPILERS = 2  # requests whose grammars are compiled at the same time; others take turns
 REASONING_KEPT = 8 << 20  # characters of the reasoning that is remembered for calls
 OUT_OF_REACH = -1000.0  # a bias
@@ -106,13 +109,15 @@ class Service:
         self.builtin = {tool.namespace.name: tool for tool in builtin}
         self.containers = containers
         self.mcp = mcp or McpServers()
-        self.approved = ApprovedCalls()
+        self.uploads: Uploads | None = None  # where code runs
         self.metrics = Metrics(self.worker, settings.model_name)
         if containers is not None:
             self.metrics.containers(lambda: containers.count)
             limits = {key.name: key.limits.containers for key in settings.keys}
             containers.most_of = limits.get
+            self.uploads = Uploads(containers.root / UPLOADS)
         self.store = Store(settings.store_path, settings.store_ttl, settings.store_bytes)
+        self.approved = ApprovedCalls(ApprovedTable(self.store))
         self.runs = Runs(self.store, max_running=settings.max_queue)
         self.documents = Documents()
         self.is_draining = False

@@ -37,6 +37,7 @@ ABOUT = "container.json"
 DATA = "data"
 MOST_GONE = 10_000  # ids of which it is known why they are gone
 SWEEP_SECONDS = 10.0
+LONGEST_NAME = 200  # bytes; its end, which says what it is, stays
 
 
 @dataclass
@@ -44,7 +45,8 @@ class Container:
     """`conversation`: the one that it was made for, without being asked for; "" otherwise.
     `expires_after`: seconds without use. `memory`: bytes that its processes may take; None: as
     configured. `lost`: why what ran in it is gone, for whoever comes back; None if nothing ran.
-    `uploaded`: paths of files that came from outside.
+    `uploaded`: paths of files that came from outside; `given`: marks of those that are not to be
+    put there again.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Container:
     memory: int | None = None
     lost: str | None = None
     uploaded: list[str] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)
     root: Path = field(default=Path(), repr=False)
     owner: int | None = None
 
@@ -290,22 +293,33 @@ class Containers:
                 return file
         raise ContainerError(f"there is no file {file_id[:60]!r}", "file", "not_found")
 
-    def write(self, container: Container, path: str, content: IO[bytes]) -> AreaFile:
-        """Raises `ContainerError`, also for more than the container may hold."""
+    def write(
+        self, container: Container, path: str, content: IO[bytes], mark: str = ""
+    ) -> AreaFile:
+        """`mark`: one of `Container.given`. Raises `ContainerError`, also for more than the
+        container may hold.
+        """
         used = container.area.usage(self.rules.files)
         if used.entries >= self.rules.files:
             raise ContainerError("the container holds too many files", "file", "too_many")
         room = max(0, self.rules.quota - used.bytes)
         written = container.area.write(path, content, room)
         with self._lock:
-            if len(container.uploaded) >= self.rules.files:  # most of them are gone by now
-                container.uploaded.clear()
-            if written.path not in container.uploaded:
-                container.uploaded.append(written.path)
-                if container.id in self._known:
-                    self._write(container)
+            is_new = self._note(container.uploaded, written.path)
+            is_new |= self._note(container.given, mark)
+            if is_new and container.id in self._known:
+                self._write(container)
         self.touch(container, container.lost)
         return written
+
+    def _note(self, listed: list[str], value: str) -> bool:
+        """Whether it was not there."""
+        if not value or value in listed:
+            return False
+        if len(listed) >= self.rules.files:  # most of them are gone by now
+            listed.clear()
+        listed.append(value)
+        return True
 
     # ---- on disk ----
 
@@ -326,6 +340,17 @@ class Containers:
                 kept = json.loads((folder / ABOUT).read_text())
                 kept["active"] = (folder / ABOUT).stat().st_mtime
                 self._known[folder.name] = Container(id=folder.name, root=self.root, **kept)
+
+
+def file_name(given: str) -> str:
+    """A name for a file that comes from outside: the last part of a path of any system, without
+    what cannot be seen.
+    """
+    last = given.replace("\\", "/").rpartition("/")[2]
+    name = "".join(each for each in last if each.isprintable()).strip()[-LONGEST_NAME:]
+    while len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+        name = name[1:]
+    return name if name.strip(".") else "file"
 
 
 def _remove_container(folder: Path) -> None:

@@ -28,7 +28,12 @@ from ossia.errors import SandboxError
 from ossia.tools.area import Area
 from ossia.tools.kernel import FIGURES, IMAGE_BYTES
 from ossia.tools.sandbox.limits import Job, Limits
-from ossia.tools.sandbox.process import PIPE_BYTES, Confined
+from ossia.tools.sandbox.process import (
+    MEMORY_LIMIT,
+    PIPE_BYTES,
+    PROCESS_LIMIT,
+    Confined,
+)
 from ossia.tools.sandbox.run import CHUNK, TICK, TIME_LIMIT
 from ossia.tools.sandbox.rung import Rung
 from ossia.tools.sandbox.text import HeadAndTail
@@ -323,13 +328,15 @@ class _Talk:
         if not self.running.replies and len(line) <= MOST_REPLY:
             figures = _figures(line, self.expected)
         ended = DIED if figures is None else self._disk()
+        if ended is None and self.interrupted is not None and self.process.is_crowded():
+            ended = PROCESS_LIMIT  # what it started without end would go on with the next cell
         return Ran(self.text.text(), figures or (), self.interrupted, ended)
 
     def _reason(self) -> str | None:
         """Why the process has to end now. Past the time limit, the cell is interrupted first."""
         now = time.monotonic()
         if self.process.popen.poll() is not None or self.process.out not in self.readable:
-            return DIED
+            return MEMORY_LIMIT if self.process.is_full() else DIED
         if len(self.running.replies) > MOST_REPLY:
             return DIED
         if self.interrupted is None and (now >= self.until or self.cell.wanted_over):

@@ -54,7 +54,9 @@ APPLY_PATCH = ToolKind(
     "apply_patch", "apply_patch_call", "apc", frozenset({"apply_patch"}), in_system=False
 )
 SHELL = ToolKind("shell", "shell_call", "sh", frozenset({"shell"}), in_system=False)
-MCP = ToolKind("mcp", "mcp_call", "mcp", frozenset({"mcp"}), in_system=False, is_strict=False)
+MCP = ToolKind(
+    "mcp", "mcp_call", "mcp", frozenset({"mcp"}), in_system=False, is_strict=False, streams=True
+)
 KINDS = (FUNCTION, BROWSER, PYTHON, APPLY_PATCH, SHELL, MCP)
 ITEMS = tuple(kind.item for kind in KINDS if kind is not FUNCTION)  # of calls that we run
 WIRE_TYPES = frozenset().union(*(kind.wire_types for kind in KINDS))

@@ -224,7 +224,7 @@ class SampleReader:
             return
         if target.tool is None:
             self._start(_call_item(target))
-        elif target.tool.kind.streams:
+        elif target.tool.kind.streams and not self._asks(target.tool, target.name):
             self._target = target
             self._start(self._ours(target, target.tool, ""))
 
@@ -333,13 +333,17 @@ class SampleReader:
             self._close(item, is_complete=is_ready)
             self.outcome.calls += is_ready
             return
-        session = self._sessions.of(target.tool)
-        if is_ready and isinstance(session, AskingSession) and session.asks(target.name):
-            self._ask(target.tool.kind, session.action(target.name, message.text), message.text)
+        if is_ready and self._asks(target.tool, target.name):
+            action = self._sessions.of(target.tool).action(target.name, message.text)
+            self._ask(target.tool.kind, action, message.text)
             return
         item = self._start(self._ours(target, target.tool, message.text))
         self._show(item, item.add(message.text))
         self._called(item, target.tool, message, is_ready)
+
+    def _asks(self, tool: Tool, function: str) -> bool:
+        session = self._sessions.of(tool)
+        return isinstance(session, AskingSession) and session.asks(function)
 
     def _ask(self, kind: ToolKind, action: dict[str, Any] | None, text: str) -> None:
         """A call that somebody has to approve first. It is in the messages, without a result."""

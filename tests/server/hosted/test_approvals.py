@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from ossia.server.hosted.approvals import (
+    LASTS,
     UNKNOWN,
     ApprovalError,
     Approvals,
@@ -53,6 +54,17 @@ def test_an_id_is_of_one_call_of_one_caller() -> None:
     ):
         with pytest.raises(ApprovalError):
             mine.digest(wrong, CALL)
+
+
+def test_an_id_can_be_answered_for_so_long() -> None:
+    now = [1e9]
+    mine = Approvals(Sealer(b"a secret").of("ann"), lambda: now[0])
+    id = mine.id(CALL, DIGEST)
+    now[0] += LASTS
+    assert mine.digest(id, CALL) == DIGEST
+    now[0] += 2
+    with pytest.raises(ApprovalError):
+        mine.digest(id, CALL)
 
 
 def test_a_call_runs_once() -> None:

@@ -187,7 +187,14 @@ def test_a_file_that_is_too_large_or_missing(ann: openai.OpenAI, server: Server)
     assert large.value.status_code == 413
     headers = {"Authorization": "Bearer secret of ann"}
     path = f"/v1/containers/{id}/files"
-    for sent in ({"json": {"file_id": "file_1"}}, {"files": {"other": b"x"}}, {"data": {"a": "b"}}):
+    unknown = server.client.post(path, headers=headers, json={"file_id": "file-1"})
+    assert unknown.status_code == 404 and unknown.json()["error"]["param"] == "file_id"
+    for sent in (
+        {"json": {"file_id": 3}},
+        {"json": []},
+        {"files": {"other": b"x"}},
+        {"data": {"a": "b"}},
+    ):
         answer = server.client.post(path, headers=headers, **sent)  # type: ignore[arg-type]
         assert answer.status_code == 400, answer.text
 

@@ -4,7 +4,9 @@ says what it is told.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from ossia.server import Settings
 from ossia.server.access import secret_digest
 from ossia.server.settings import ApiKey, Limits
 from ossia.tokenizer import Tokenizer
-from ossia.tools.browser import Browser
+from ossia.tools.browser import Browser, Corpus
 from ossia.tools.containers import Containers, Rules
 from ossia.tools.python import Python
 from ossia.tools.shell import Shell
@@ -33,7 +35,13 @@ SEARCH = '<|channel|>analysis to=browser.search code<|message|>{"query": "old ca
 OPEN = '<|channel|>analysis to=browser.open code<|message|>{"id": 0, "cursor": 0}<|call|>'
 KEYS = tuple(
     ApiKey(name, secret_digest(name), Limits(tools=tools))
-    for name, tools in (("ann", None), ("bob", None), ("reader", frozenset({"browser"})))
+    for name, tools in (
+        ("ann", None),
+        ("bob", None),
+        ("reader", frozenset({"browser"})),
+        ("clerk", frozenset({"browser:law"})),
+        ("nobody", frozenset({"browser:gone"})),
+    )
 )
 
 
@@ -221,7 +229,7 @@ def test_a_container_of_the_client(server: Server, ann: openai.OpenAI) -> None:
     [
         (3, "tools[0].container"),
         ({"type": "other"}, "tools[0].container.type"),
-        ({"type": "auto", "file_ids": ["file_1"]}, "tools[0].container.file_ids"),
+        ({"type": "auto", "file_ids": ["file-1"]}, "tools[0].container.file_ids"),
         ({"type": "auto", "memory_limit": "9g"}, "tools[0].container.memory_limit"),
         (
             {"type": "auto", "network_policy": {"type": "allowlist"}},
@@ -235,6 +243,84 @@ def test_containers_that_make_no_sense(
     with pytest.raises(openai.BadRequestError) as refused:
         run(ann, server, "1", tools=[{"type": "code_interpreter", "container": container}])
     assert refused.value.param == param
+
+
+# ---- files of a request ----
+
+READ = "import os; print(sorted(os.listdir())); print(open('data.csv').read())"
+
+
+def attached(data: bytes, name: str) -> dict[str, Any]:
+    encoded = base64.b64encode(data).decode()
+    return {
+        "type": "input_file",
+        "filename": name,
+        "file_data": f"data:text/csv;base64,{encoded}",
+    }
+
+
+def test_attached_files_are_where_code_finds_them(server: Server, ann: openai.OpenAI) -> None:
+    """In each turn once, whoever keeps the conversation; what code made of them stays."""
+    parts = [attached(b"a,b\n1,2\n", "data.csv"), attached(b"\0\xff", "x/blob.bin")]
+    given: Any = [{"role": "user", "content": [*parts, {"type": "input_text", "text": "Go."}]}]
+    first = run(ann, server, READ, input=given)
+    assert logs(first) == "['blob.bin', 'data.csv']\na,b\n1,2\n\n"
+    prompt = server.prompt
+    assert '<document name="data.csv" path="/mnt/data/data.csv">\na,b\n1,2\n' in prompt
+    assert '<document name="x/blob.bin" path="/mnt/data/blob.bin">\n(it is not text' in prompt
+    change = "open('data.csv', 'w').write('mine')"
+    run(ann, server, change, previous_response_id=first.id)
+    kept = run(ann, server, READ, previous_response_id=first.id)
+    assert logs(kept) == "['blob.bin', 'data.csv']\nmine\n"
+    items = [item.to_dict() for item in kept.output]
+    sent = run(ann, server, READ, input=[*given, *items, GO], store=False)
+    assert logs(sent) == logs(kept)
+
+
+def test_files_that_were_sent_before(server: Server, ann: openai.OpenAI) -> None:
+    """By the declaration, and in a message; the same file is one."""
+    made = ann.files.create(file=("data.csv", b"x" * 50_000), purpose="user_data")
+    tools = [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": [made.id]}}]
+    size = "import os; print(os.listdir(), os.path.getsize('data.csv'))"
+    assert logs(run(ann, server, size, tools=tools)) == "['data.csv'] 50000\n"
+    parts = [{"type": "input_file", "file_id": made.id}, {"type": "input_text", "text": "Go."}]
+    given = [{"role": "user", "content": parts}]
+    assert logs(run(ann, server, size, tools=tools, input=given)) == "['data.csv'] 50000\n"
+    assert "[... 48000 more characters: open the file with code]" in server.prompt
+    assert len(server.prompt) < 10_000
+    server.says(FINAL.format("Read."))
+    small = ann.files.create(file=("a.txt", b"of a file"), purpose="user_data")
+    part = {"type": "input_file", "file_id": small.id}
+    found: Any = [{"role": "user", "content": [part]}]
+    first = ann.responses.create(model="nano", input=found)
+    assert '<document name="a.txt">\nof a file\n</document>' in server.prompt
+    ann.files.delete(small.id)  # the conversation goes on without it
+    ann.responses.create(model="nano", input="And?", previous_response_id=first.id)
+    assert "<document>\n(this file has been deleted)\n</document>" in server.prompt
+    with pytest.raises(openai.BadRequestError) as refused:
+        client(server, "bob").responses.create(model="nano", input=found)
+    assert refused.value.param == "input[0].content[0].file_id"
+
+
+def test_files_of_one_name_are_all_there(server: Server, ann: openai.OpenAI) -> None:
+    parts = [attached(text, "data.csv") for text in (b"1", b"2", b"1")]
+    code = "import glob; print([(each, open(each).read()) for each in sorted(glob.glob('*'))])"
+    found = run(ann, server, code, input=[{"role": "user", "content": parts}])
+    assert logs(found) == "[('data-2.csv', '2'), ('data.csv', '1')]\n"
+
+
+def test_files_that_a_container_cannot_hold(server: Server, ann: openai.OpenAI) -> None:
+    id = ann.containers.create(name="full").id
+    containers = server.client.app.state.service.containers  # type: ignore[attr-defined]
+    containers.rules = replace(containers.rules, quota=1000)
+    tools = [{"type": "code_interpreter", "container": id}]
+    given = [{"role": "user", "content": [attached(b"x" * 2000, "a.csv")]}]
+    try:
+        with pytest.raises(openai.APIStatusError) as refused:
+            run(ann, server, "1", tools=tools, input=given)
+    finally:
+        containers.rules = replace(containers.rules, quota=256 << 20)
+    assert (refused.value.status_code, refused.value.code) == (413, "container_too_large")
 
 
 def test_a_restart_says_so(server: Server, ann: openai.OpenAI, python: Python) -> None:
@@ -298,6 +384,74 @@ def test_a_turn_that_the_client_keeps_sealed_goes_on_exactly(
 
 
 # ---- browser ----
+
+
+@pytest.fixture(scope="module")
+def library(tokenizer: Tokenizer, corpus: Path, tmp_path_factory: Any) -> Iterator[Server]:
+    """With two corpora, of which requests choose one."""
+    law = tmp_path_factory.mktemp("law")
+    (law / "capital.md").write_text("# Of the old capital\n\nIt is bound by law.\n")
+    browser = Browser(sources={"notes": Corpus.open(corpus), "law": Corpus.open(law)})
+    with serving(tokenizer, Settings(model_name="nano", keys=KEYS), builtin=[browser]) as made:
+        yield made
+
+
+def found_by(library: Server, name: str, **tool: Any) -> list[str]:
+    """The pages that a search of this key finds."""
+    library.says(SEARCH, FINAL.format("Yes."))
+    tools: Any = [{**SEARCHES, **tool}]
+    asked: Any = {"model": "nano", "input": "Which?", "tools": tools, "include": SOURCES}
+    response: Any = client(library, name).responses.create(**asked)
+    return [each.url for each in response.output[0].action.sources]
+
+
+def test_a_request_chooses_what_is_searched(library: Server) -> None:
+    rome = ["https://corpus/rome.md"]
+    law = ["https://corpus/capital.md"]
+    assert found_by(library, "ann") == rome
+    assert found_by(library, "ann", source="law") == law
+    assert found_by(library, "reader", source="notes") == rome
+    with pytest.raises(openai.BadRequestError) as refused:
+        found_by(library, "ann", source="web")
+    assert refused.value.param == "tools[0].source"
+    assert "there are notes, law" in str(refused.value)
+
+
+def test_a_key_may_search_some_of_it(library: Server) -> None:
+    law = ["https://corpus/capital.md"]
+    assert found_by(library, "clerk") == found_by(library, "clerk", source="law") == law
+    with pytest.raises(openai.BadRequestError, match="there are law"):
+        found_by(library, "clerk", source="notes")
+    offers = {}
+    for name in ("ann", "clerk", "nobody"):
+        model: Any = client(library, name).models.retrieve("nano")
+        offers[name] = (model.tools, [each["name"] for each in model.sources])
+    assert offers == {
+        "ann": (["browser"], ["notes", "law"]),
+        "clerk": (["browser"], ["law"]),
+        "nobody": ([], []),
+    }
+    with pytest.raises(openai.PermissionDeniedError):
+        chat(library, "nobody", tools=[SEARCHES])
+
+
+def chat(library: Server, name: str, **more: Any) -> str:
+    """What the model reads of a search that a chat begins."""
+    library.says(SEARCH, FINAL.format("Yes."))
+    said: Any = [{"role": "user", "content": "Which?"}]
+    client(library, name).chat.completions.create(model="nano", messages=said, **more)
+    return library.prompt
+
+
+def test_a_chat_chooses_too(library: Server) -> None:
+    """What its options and its tools say holds together."""
+    assert "【0†Rome†corpus】" in chat(library, "ann", web_search_options={})
+    law: Any = {"source": "law"}
+    capital = "【0†Of the old capital†corpus】"
+    assert capital in chat(library, "ann", web_search_options=law)
+    limited = {**SEARCHES, "filters": {"allowed_domains": ["other.example"]}}
+    found = chat(library, "ann", web_search_options=law, tools=[limited])
+    assert capital not in found and "# Search Results" in found
 
 
 def test_a_search_is_cited(server: Server, ann: openai.OpenAI) -> None:

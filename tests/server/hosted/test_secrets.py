@@ -26,6 +26,15 @@ ANTHROPICS = {
 }
 
 
+def deep(key: str, depth: int) -> bytes:
+    """A body whose last value is nested as deeply as some readers go, and others do not."""
+    return json.dumps({"tools": [TOOL]}).encode()[:-1] + b', "%s": %s%s}' % (
+        key.encode(),
+        b"[" * depth,
+        b"]" * depth,
+    )
+
+
 def test_a_declaration_without_its_secrets() -> None:
     made = shown(TOOL)
     assert made["server_url"] == "https://x.example/<redacted>"
@@ -42,6 +51,15 @@ def test_a_declaration_without_its_secrets() -> None:
         json.dumps({"tools": [TOOL]}).encode()[:-1],
         json.dumps({"tools": [TOOL]}).encode("utf-16"),
         json.dumps({"mcp_servers": [ANTHROPICS]}).encode(),
+        json.dumps({"tools": [TOOL]}).encode()[:-1] + b', "tools": []}',
+        b'{"tools": [' + json.dumps(TOOL).encode() + b'], "t\\u006fols": []}',
+        json.dumps({"tools": [TOOL]})
+        .replace('"server_label"', '"headers": {}, "server_label"')
+        .replace('"X-Key"', '"a": {"X-Key": 1}, "X-Key"')
+        .encode(),
+        deep("input", 300),
+        deep("input", 1010),
+        deep("tools", 1010),
     ],
 )
 def test_the_log_of_requests(body: bytes, caplog: pytest.LogCaptureFixture) -> None:

@@ -65,6 +65,26 @@ def pressed(page, name: str) -> None:
     question(page).get_by_role("button", name=name).click()
 
 
+@pytest.mark.parametrize(
+    ("written", "brief", "whole"),
+    [
+        ('{"n":9007199254740993,"e":1e400}', "9007199254740993, 1e400",
+         '{\n  "n": 9007199254740993,\n  "e": 1e400\n}'),
+        ('{"a":1,"a":[2,{}],"b":[]}', "[2,{}], []",
+         '{\n  "a": 1,\n  "a": [\n    2,\n    {}\n  ],\n  "b": []\n}'),
+        ('{"\\u0061":"\\u0072m -1.50, {x:1}"}', "rm -1.50, {x:1}",
+         '{\n  "a": "rm -1.50, {x:1}"\n}'),
+        ("[0.10, -0, true ,null]", "0.10, -0, true, null",
+         "[\n  0.10,\n  -0,\n  true,\n  null\n]"),
+        ("{no json", "{no json", "{no json"),
+        ("", "", "{}"),
+    ],
+)  # fmt: skip
+def test_arguments_are_shown_as_they_are_written(page, written, brief, whole):
+    """In their own digits, and keys that come twice twice."""
+    assert page.evaluate("written => argumentsOf(written)", written) == [brief, whole]
+
+
 def test_calls_that_only_read(server, page):
     server.says(thought("Hm.") + call("greet", name="Ada"), final("Greeted."))
     ask(page, "Greet Ada")

@@ -140,6 +140,41 @@ def test_a_tool_that_the_server_has_no_more(says, opened):
     expect(page.locator("#offer")).to_be_hidden()
 
 
+OFFER = {
+    "tools": ["browser"],
+    "searches": "corpus",
+    "sources": [{"name": "law", "searches": "corpus"}, {"name": "exa", "searches": "web"}],
+}
+
+
+def test_what_to_search_is_chosen(says, opened):
+    """Where there is a choice; it is kept, and what the server has no more is not asked for."""
+    page = opened(says(*[final("ok")] * 3))
+    expect(page.locator("#model")).to_have_text("nano")
+    page.evaluate("offer => readOffer(offer)", OFFER | {"sources": OFFER["sources"][:1]})
+    page.get_by_role("button", name="Search documents").click()
+    expect(page.get_by_label("What to search")).to_have_count(0)
+    page.evaluate("offer => readOffer(offer)", OFFER)
+    choice = page.locator("#offer").get_by_label("What to search")
+    expect(choice.locator("option")).to_have_text(["documents: law", "the web, with Exa"])
+    expect(choice).to_have_value("law")
+    choice.select_option("exa")
+    expect(page.get_by_role("button", name="Search the web")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    expect(choice).to_be_focused()
+    page.reload()
+    expect(page.locator("#model")).to_have_text("nano")
+    for left, source in (
+        (OFFER["sources"], "exa"),
+        ([*OFFER["sources"][:1], {"name": "b"}], "law"),
+    ):
+        page.evaluate("offer => readOffer(offer)", OFFER | {"sources": left})
+        body = sent_by(page, lambda: ask(page, "Hi"))
+        assert body["tools"][-1] == {"type": "web_search", "source": source}
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+
+
 # ---- code ----
 
 
@@ -237,6 +272,34 @@ def test_commands_of_the_shell(server, page):
     ask(page, "What?")
     done(page, 2)
     assert "<i>" in server.prompt
+
+
+def test_attached_files_are_where_code_finds_them(server, page, tmp_path):
+    """Whatever they are, and only while code may run; the page says so."""
+    server.says(
+        code("import os; print(sorted(os.listdir()), open('data.csv').read())"), final("Read.")
+    )
+    (tmp_path / "data.csv").write_text("a,b\n1,2")
+    (tmp_path / "blob.xlsx").write_bytes(b"PK\0\xff")
+    page.locator("#choose").set_input_files([tmp_path / "data.csv", tmp_path / "blob.xlsx"])
+    expect(page.locator("#attached .file")).to_have_text(
+        ["data.csvin /mnt/data", "blob.xlsxin /mnt/data"]
+    )
+    ask(page, "Read them")
+    done(page)
+    expect(lines(page)).to_contain_text("['blob.xlsx', 'data.csv'] a,b")
+    expect(page.locator(".turn.user .file")).to_have_text(
+        ["data.csvin /mnt/data", "blob.xlsxin /mnt/data"]
+    )
+    assert 'name="blob.xlsx" path="/mnt/data/blob.xlsx">\n(it is not text' in server.prompt
+    expect(page.get_by_title("Save data.csv")).to_have_count(0)  # code did not make it
+    page.get_by_role("switch", name="Tools").click()
+    server.says(final("No."))
+    ask(page, "And now?")
+    done(page, 2)
+    assert "a,b\n1,2" in server.prompt and "“blob.xlsx” is not text, and no code" in server.prompt
+    page.locator("#choose").set_input_files(tmp_path / "blob.xlsx")
+    expect(page.get_by_text("is neither text nor a PDF")).to_be_visible()
 
 
 # ---- the browser ----

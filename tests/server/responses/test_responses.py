@@ -76,6 +76,15 @@ def test_a_response_with_nothing_wished(server: Server) -> None:
     assert response["error"] is None and response["incomplete_details"] is None
 
 
+@pytest.mark.parametrize("depth", [240, 246, 249, 252, 254])
+def test_what_is_echoed_can_be_written_in_events(server: Server, depth: int) -> None:
+    """JSON of so many levels can be read, and not be written inside of a response."""
+    odd = json.loads("[" * depth + "]" * depth)
+    server.says(FINAL.format("Hi."))
+    tools = [{"type": "web_search", "odd": odd}]
+    server.create(200 if depth == 240 else 400, tools=tools)
+
+
 def test_wishes_are_echoed(server: Server) -> None:
     wishes = {
         "model": "mine", "instructions": "Be brief.", "metadata": {"a": "b"}, "temperature": 0.5,

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from mcp_servers import TOOLS, Pretended, pretended
 from responses_wire import CALL, FINAL, THOUGHT, Server, fold, nameless, serving
 
 from ossia.errors import McpError
+from ossia.server import Settings
 from ossia.server.hosted import mcp as hosted_mcp
 from ossia.server.hosted.mcp import McpServers
 from ossia.server.settings import Limits
@@ -92,6 +94,22 @@ def test_a_call_as_events_and_as_body(server: Server, calls: list[Any]) -> None:
         "completed",
     )
     assert "the answer" in server.prompt
+
+
+def test_arguments_are_shown_as_they_are_sampled(tokenizer: Tokenizer) -> None:
+    """If the call is certain; one that needs approval is shown when it is whole."""
+    with serving(tokenizer, mcp=McpServers([pretended()[0]]), certain=True) as certain:
+        events = certain.says(READ, DONE).stream(tools=[TEAM])
+        asked = certain.says(WRITE).create(tools=[TEAM])
+        cut = certain.says(READ).create(tools=[TEAM], max_output_tokens=15)
+    deltas = [e["delta"] for e in events if e["type"] == "response.mcp_call_arguments.delta"]
+    assert len(deltas) > 2 and "".join(deltas) == '{"text":"a"}'
+    called = fold(events)["output"][1]
+    assert (called["arguments"], called["output"]) == ('{"text":"a"}', "the answer")
+    assert kinds(asked) == ["mcp_list_tools", "mcp_approval_request"]
+    assert asked["output"][1]["arguments"] == ARGUMENTS
+    assert (cut["output"][1]["status"], cut["output"][1]["output"]) == ("incomplete", None)
+    assert '{"text":"a"}'.startswith(cut["output"][1]["arguments"])
 
 
 def test_a_call_that_fails(server: Server, team: tuple[McpServer, Pretended]) -> None:
@@ -294,6 +312,24 @@ def test_what_is_approved_twice_runs_once(server: Server, calls: list[Any]) -> N
     refusal = answer | {"approve": False}
     error = server.create(400, tools=[TEAM], **(more | {"input": [refusal]}))
     assert error["param"] == "input[0].approve"
+
+
+def test_what_is_approved_runs_once_over_a_restart(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A client that keeps everything sends it to a server that has been started again."""
+    settings = Settings(model_name="nano", store_path=tmp_path / "s.db", secret=b"s" * 32)
+    calls: list[tuple[str, Any]] = []
+    given: list[dict[str, Any]] = [user("hello")]
+    for started in range(2):
+        team, connection = pretended()
+        connection.calls = calls
+        with serving(tokenizer, settings, mcp=McpServers([team])) as server:
+            if not started:
+                given += server.says(WRITE).create(tools=[TEAM], store=False)["output"]
+                yes = {"type": "mcp_approval_response", "approve": True}
+                given.append(yes | {"approval_request_id": given[-1]["id"]})
+            body = server.says(DONE).create(tools=[TEAM], input=given, store=False)
+            assert body["output"][0]["output"] == "the answer"
+    assert len(calls) == 1
 
 
 APPROVALS: list[tuple[Any, bool, bool]] = [  # whether reading and writing have to be approved

@@ -20,7 +20,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from ossia.server.hosted.approvals import LASTS
+from ossia.server.responses.approved import ApprovedTable
 from ossia.server.responses.store import OVERHEAD, Store, StoredResponse, StoreError, StoreFull
+from ossia.tools import ToolResult
 
 DAY = 24 * 3600.0
 
@@ -529,7 +532,30 @@ def test_a_response_is_found_by_its_items(tmp_path: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("version", [1, 2])
+def test_approved_calls_are_begun_once_over_restarts(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    now = [1e9]
+    result = ToolResult("done \ud800", failed=True)
+    for opening in range(3):
+        store = Store(path, DAY, 1 << 20, clock=lambda: now[0])
+        table = ApprovedTable(store)
+        assert table.begin_call("ann", "mcpr_1") == (opening == 0)
+        assert table.begin_call("ann", f"mcpr_x{opening}")
+        if opening == 1:
+            table.end_call("ann", "mcpr_1", result)
+        kept = table.ended_call("ann", "mcpr_1")
+        assert kept == (ToolResult("done ?", failed=True) if opening else None)
+        assert table.begin_call("bob", f"{opening}")
+        store.close()
+    now[0] += LASTS
+    store = Store(path, DAY, 1 << 20, clock=lambda: now[0])
+    assert not ApprovedTable(store).begin_call("ann", "mcpr_1"), "its id can still be answered"
+    now[0] += 2 * 3600
+    assert ApprovedTable(store).begin_call("ann", "mcpr_1")
+    store.close()
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_file_of_an_earlier_version_is_read(tmp_path: Path, version: int) -> None:
     """The items of its responses are not known by themselves; in the oldest, responses know no
     thread: each begins one.
@@ -539,7 +565,9 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path: Path, version: int) -> N
     first.put(replace(stored(), thread="resp_0"))
     first.close()
     with sqlite3.connect(path) as db:
-        db.execute("DROP TABLE part")
+        db.execute("DROP TABLE approved")
+        if version < 3:
+            db.execute("DROP TABLE part")
         if version == 1:
             db.execute("ALTER TABLE entry DROP COLUMN thread")
         db.execute(f"PRAGMA user_version = {version}")
@@ -549,7 +577,8 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path: Path, version: int) -> N
         found = opened.get("ann", "resp_1")
         assert found is not None and found.input == [{"id": "b"}]
         assert found.thread == ("" if version == 1 else "resp_0")
-        assert opened.with_item("ann", "b") is None
+        assert (opened.with_item("ann", "b") is None) == (version < 3)
+        assert ApprovedTable(opened).ended_call("ann", "mcpr_1") is None
         opened.put(stored("resp_2"))
         known = opened.with_item("ann", "b")
         assert known is not None and known.id == "resp_2"

@@ -67,6 +67,8 @@ def tools() -> list[dict[str, Any]]:
         names = ["echo", *(f"tool-{n}" for n in range(300))]
     if BEHAVIOUR == "many":
         names = [f"tool-{n}" for n in range(500)]
+    if BEHAVIOUR == "parts":
+        names = ["echo", *(f"tool-{n}" for n in range(5000))]
     hints = {"echo": {"readOnlyHint": True}}
     return [
         {
@@ -96,6 +98,8 @@ def said(name: str, text: str) -> dict[str, Any]:
         return {"content": [texts[0], image, link, texts[1]], "isError": True}
     if BEHAVIOUR == "controls":
         text = CONTROLS
+    if BEHAVIOUR == "parts":
+        return {"content": [{"type": "text", "text": f"part {n}"} for n in range(50_000)]}
     if BEHAVIOUR == "long":
         text = "x" * 100_000
     if BEHAVIOUR == "environment":

@@ -25,6 +25,8 @@ from ossia.tools.mcp.declaring import Listed, declared
 from ossia.tools.mcp.results import as_result
 
 pytest.importorskip("mcp")
+from mcp_types import methods as mcp_methods
+
 STRANGER = Path(__file__).with_name("stranger.py")
 Connect = Callable[..., McpServer]
 
@@ -231,6 +233,25 @@ def test_results(connect: Connect) -> None:
     assert mixed.failed
     assert mixed.text == "hi\n[image: image/png, about 300 bytes]\n[file: file:///a b]\ninner"
     assert call(connect("structured")).text == '{"a": [1, "ü"]}'
+
+
+def test_lists_of_very_many_parts_are_cut(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before they are walked: that is done on the event loop of all tools."""
+    walked: list[int] = []
+    validate = mcp_methods.validate_server_result
+
+    def counted(method: str, version: str, raw: Any) -> Any:
+        walked.extend(len(each) for each in raw.values() if isinstance(each, list))
+        return validate(method, version, raw)
+
+    monkeypatch.setattr(mcp_methods, "validate_server_result", counted)
+    server = connect("parts")
+    result = call(server, text="hi")
+    assert not result.failed and result.text.startswith("part 0\npart 1\n")
+    assert result.text.endswith("part 999\n[... 49000 parts left out ...]")
+    assert walked == [1000, 1001]
 
 
 def test_long_results_are_cut_and_kept(connect: Connect) -> None:

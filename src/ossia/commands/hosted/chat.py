@@ -12,13 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ossia.commands.hosted.tools import (
+from ossia.commands.hosted.browsing import (
+    Service,
     about_browser,
     browser,
     corpus_option,
-    names_in,
+    search_option,
     searx_option,
 )
+from ossia.commands.hosted.tools import names_in
 from ossia.commands.options import option
 from ossia.errors import RequestError
 
@@ -47,6 +49,7 @@ class ChatTools:
     )
     corpus: str | None = corpus_option()
     searx: str | None = searx_option()
+    search: Service | None = search_option()
     mcp: str | None = option(
         None, "MCP servers: a file with mcpServers, as other clients have it", "FILE"
     )
@@ -93,6 +96,7 @@ def check(options: ChatTools) -> None:
     needs = {
         "corpus": ("browser",),
         "searx": ("browser",),
+        "search": ("browser",),
         "python_unsafe": ("python", "shell"),
     }
     for each, tools in needs.items():
@@ -105,7 +109,7 @@ def asked_of_server(options: ChatTools) -> list[dict[str, str]]:
     """The server's own tools, as a request asks for them. Raises `RequestError` for what runs only
     here.
     """
-    fields = ("corpus", "searx", "mcp", "patch_root", "python_unsafe")
+    fields = ("corpus", "searx", "search", "mcp", "patch_root", "python_unsafe")
     given = [f"--{name.replace('_', '-')}" for name in fields if getattr(options, name)]
     given += [f"--tools {name}" for name in options.names if name not in OF_SERVERS]
     if given:
@@ -123,8 +127,7 @@ def make(options: ChatTools, approve: Approve) -> Bench:
     if "apply_patch" in options.names:
         _add_patch(Path(options.patch_root or "."), bench, approve)
     if "browser" in options.names:
-        about = about_browser(options.corpus, options.searx)
-        bench.add("browser", browser(options.corpus, options.searx), about)
+        bench.add("browser", browser(options), about_browser(options))
     if "python" in options.names or "shell" in options.names:
         _add_code(options, bench, approve)
     if options.mcp is not None:

@@ -11,32 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ossia.commands.hosted import mcp
+from ossia.commands.hosted import browsing, mcp
+from ossia.commands.hosted.browsing import Found
 from ossia.commands.options import option
 from ossia.errors import RequestError
 
 if TYPE_CHECKING:
     from ossia.server.hosted.mcp import McpServers
     from ossia.tools import Tool
-    from ossia.tools.browser import Browser
     from ossia.tools.containers import Containers
     from ossia.tools.mcp import RemotePython
 
 NAMES = ("browser", "python", "shell")
 RUN_CODE = {"python", "shell"}
-OF_BROWSER = ("corpus", "searx")
+OF_BROWSER = browsing.OPTIONS
 OF_CODE = ("containers", "python_unsafe")
-
-
-def corpus_option() -> str | None:
-    """Of every command that has a browser, as `searx_option` is."""
-    about = "what the browser searches: a folder of texts, or a file of JSON lines"
-    return option(None, about, "DIR", shown="nothing: it opens URLs", one_of="search")
-
-
-def searx_option() -> str | None:
-    about = "address of a SearXNG that the browser searches the web with"
-    return option(None, about, "URL", one_of="search")
 
 
 @dataclass(frozen=True)
@@ -49,8 +38,9 @@ class Hosted:
     )
 
     tools: str = option("", "browser, python and shell, between commas", "NAMES", shown="none")
-    corpus: str | None = corpus_option()
-    searx: str | None = searx_option()
+    corpus: tuple[str, ...] = browsing.corpora_option()
+    searx: str | None = browsing.any_searx_option()
+    search: tuple[Found, ...] = browsing.searches_option()
     containers: str | None = option(
         None, "where the files of code are kept", "DIR", shown="a temporary folder"
     )
@@ -101,6 +91,7 @@ def check(options: Hosted, *, is_loopback: bool) -> None:
         if name not in NAMES:
             known = ", ".join(NAMES)
             raise RequestError(f"--tools {name}: there is no such tool; there are {known}")
+    browsing.corpora(options.corpus)
     names = set(options.names)
     for tools, fields in (({"browser"}, OF_BROWSER), (RUN_CODE, OF_CODE)):
         for each in fields:
@@ -145,24 +136,8 @@ def make(options: Hosted) -> Made:
 
 
 def _add_browser(options: Hosted, made: Made) -> None:
-    made.tools.append(browser(options.corpus, options.searx))
-    made.about.append(f"browser: {about_browser(options.corpus, options.searx)}")
-
-
-def browser(corpus: str | None, searx: str | None) -> Browser:
-    """Raises `ToolError` for a package or a corpus that is missing."""
-    from ossia.tools.browser import Browser
-    from ossia.tools.browser.needed import check_installed
-
-    for package in ("httpx2", "lxml", "protego"):
-        check_installed(package)
-    return Browser(corpus, searx)
-
-
-def about_browser(corpus: str | None, searx: str | None) -> str:
-    if corpus is not None:
-        return f"searches {corpus}"
-    return f"searches with {searx}" if searx is not None else "opens URLs, searches nothing"
+    made.tools.append(browsing.browser_of(options))
+    made.about.append(f"browser: {browsing.about_sources(options)}")
 
 
 def remote_python(url: str) -> RemotePython:

@@ -177,11 +177,11 @@ def tools_of(request: ChatRequest, builtin: Mapping[str, Tool]) -> Toolbox:
     """`builtin`: tools that the server runs itself. Raises `ApiError` naming the wrong tool."""
     reader = ToolReader(builtin).read(_declared(request))
     if request.web_search_options is not None:
-        browser = builtin.get(BROWSER.name)
-        if browser is None:
+        if BROWSER.name not in builtin:
             why = "web search is not switched on at this server"
             raise bad(why, "web_search_options", "unsupported_parameter")
-        reader.host(browser)
+        options = {**request.web_search_options, "type": BROWSER.name}
+        reader.read([At(options, "web_search_options")])
     tools = reader.tools(parallel=request.parallel_tool_calls is True)
     if request.tool_choice is None and request.function_call is not None:
         return replace(tools, choice=_legacy_choice(request.function_call))

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from cachetools import LRUCache
 
@@ -22,6 +24,8 @@ KEPT = 32 << 20  # characters of results
 OVERHEAD = 500  # of a result besides its text
 PREFIX = "mcpr_"
 DIGEST = 32  # hex digits of each part of an id
+SECONDS = 8  # hex digits of the first part: when the id was made
+LASTS = 30 * 86400.0  # seconds for which an id can be answered
 UNKNOWN = "error: the call was given up; whether it was carried out is not known"
 
 
@@ -41,19 +45,22 @@ class AskedFor:
 class Approvals:
     """Of one caller, whose `sealer` this is."""
 
-    def __init__(self, sealer: Sealer) -> None:
+    def __init__(self, sealer: Sealer, clock: Callable[[], float] = time.time) -> None:
         self._sealer = sealer
+        self._clock = clock
 
     def id(self, call: AskedFor, digest: str) -> str:
         """`digest`: of the tool that would be called, 32 hex digits."""
         assert len(digest) == DIGEST
-        nonce = os.urandom(DIGEST // 2).hex()
+        made = int(self._clock())
+        nonce = f"{made:0{SECONDS}x}" + os.urandom((DIGEST - SECONDS) // 2).hex()
         signature = self._signature(nonce, digest, call)
         return f"{PREFIX}{nonce}{digest}{signature}"
 
     def digest(self, id: str, call: AskedFor) -> str:
         """The digest of the tool that was asked about. Raises `ApprovalError`, also for an id that
-        is written in another way: it would be another call's.
+        is written in another way: it would be another call's; and for one so old that nobody knows
+        any more whether the call was run.
         """
         given = id.removeprefix(PREFIX)
         nonce = given[:DIGEST]
@@ -63,6 +70,8 @@ class Approvals:
         written = id.encode("utf-8", "surrogatepass")
         if not hmac.compare_digest(expected, written):
             raise ApprovalError
+        if self._clock() - int(nonce[:SECONDS], 16) > LASTS:
+            raise ApprovalError
         return digest
 
     def _signature(self, nonce: str, digest: str, call: AskedFor) -> str:
@@ -70,12 +79,26 @@ class Approvals:
         return self._sealer.signature(*parts)[:DIGEST]
 
 
+class Ledger(Protocol):
+    """What outlasts this process: the calls that were begun."""
+
+    def begin_call(self, owner: str, id: str) -> bool:
+        """Whether nobody has begun it before. It is on the disk then, if there is one."""
+        ...
+
+    def end_call(self, owner: str, id: str, result: ToolResult) -> None: ...
+
+    def ended_call(self, owner: str, id: str) -> ToolResult | None: ...
+
+
 class ApprovedCalls:
     """Of one server. The results of calls by whose they are and the ids of their requests: a
     request that is sent again, by a client that lost the answer, finds the result and runs nothing.
+    `ledger`: so that this holds after a restart, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger | None = None) -> None:
+        self._ledger = ledger
         self._running: dict[tuple[str, str], asyncio.Future[ToolResult]] = {}
         self._ended: LRUCache[tuple[str, str], ToolResult] = LRUCache(KEPT, getsizeof=_size)
 
@@ -88,11 +111,15 @@ class ApprovedCalls:
             return ended
         if key in self._running:
             return await asyncio.shield(self._running[key])
+        if self._ledger is not None and not self._ledger.begin_call(owner, id):
+            return self._ledger.ended_call(owner, id) or ToolResult(UNKNOWN, failed=True)
         told: asyncio.Future[ToolResult] = asyncio.get_running_loop().create_future()
         self._running[key] = told
         result = ToolResult(UNKNOWN, failed=True)
         try:
             result = await run()
+            if self._ledger is not None:
+                self._ledger.end_call(owner, id, result)
             return result
         finally:
             del self._running[key]

@@ -15,6 +15,7 @@ from ossia.server.hosted.approvals import ApprovedCalls
 from ossia.server.metrics import Metrics
 from ossia.server.settings import Limits
 from ossia.tools import Sessions, Tool, ToolResult
+from ossia.tools.browser import Browser
 from ossia.tools.kinds import BROWSER, MCP
 from ossia.tools.mcp import RequestedServer
 from ossia.turn.sample import BuiltinCall
@@ -49,12 +50,20 @@ def has_right(limits: Limits, *names: str) -> bool:
 
 
 def allowed(tools: Mapping[str, Tool], limits: Limits) -> dict[str, Tool]:
-    """Those that a caller may use."""
-    return {
-        name: tool
-        for name, tool in tools.items()
-        if has_right(limits, tool.kind.name, tool_name(tool))
-    }
+    """Those that a caller may use; of a browser the sources that it may use."""
+
+    def may_search(source: str) -> bool:
+        return has_right(limits, f"{BROWSER.name}:{source}")
+
+    found: dict[str, Tool] = {}
+    for name, tool in tools.items():
+        if has_right(limits, tool.kind.name, tool_name(tool)):
+            found[name] = tool
+        elif isinstance(tool, Browser):
+            some = tool.within(may_search)
+            if some is not None:
+                found[name] = some
+    return found
 
 
 @dataclass(frozen=True)

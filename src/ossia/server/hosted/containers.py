@@ -6,25 +6,22 @@ bytes to be saved, never as a page. Knows containers and the wire; nothing of an
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from email.message import Message
-from typing import IO, Annotated, Any, Literal
-from urllib.parse import quote
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 from fastapi import APIRouter, Depends
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from ossia.errors import ContainerError
 from ossia.server.access import Caller, caller_of
+from ossia.server.hosted.attached import Attached
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import Part, api_router
 from ossia.server.wire.lists import DELETED_SCHEMA, LIST_SCHEMA, Page, paging
 from ossia.server.wire.replies import documented, reply
+from ossia.tools import SessionKey
 from ossia.tools.area import AreaFile
 from ossia.tools.containers import Container, Containers
 from ossia.tools.kinds import PYTHON, SHELL
@@ -34,12 +31,6 @@ SIZES = {"1g": 1 << 30, "4g": 4 << 30, "16g": 16 << 30, "64g": 64 << 30}
 MINUTE = 60.0
 MOST_MINUTES = 2**53  # that can be counted; fewer are given
 CHUNK = 1 << 18
-# whatever a browser is told that these bytes are, it must not run them as a page of ours
-SAVED = {
-    "Content-Type": "application/octet-stream",
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "sandbox; default-src 'none'",
-}
 CONTAINER_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["id", "object", "created_at", "status", "name"],
@@ -50,34 +41,6 @@ CONTAINER_SCHEMA: dict[str, Any] = {
         "status": {"type": "string"},
         "name": {"type": "string"},
     },
-}
-FILE_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["id", "object", "bytes", "container_id", "path", "source"],
-    "properties": {
-        "id": {"type": "string"},
-        "object": {"const": "container.file"},
-        "bytes": {"type": "integer"},
-        "container_id": {"type": "string"},
-        "path": {"type": "string"},
-        "source": {"enum": ["user", "assistant"]},
-    },
-}
-BYTES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file.", "content": {"application/octet-stream": {}}}
-}
-UPLOAD = {
-    "requestBody": {
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            }
-        }
-    }
 }
 
 
@@ -104,9 +67,13 @@ class ContainerWishes(Part):
         if policy is not None and policy.type != "disabled":
             why = "must be disabled: code has no network here"
             raise bad(f"{path}network_policy.type {why}", f"{path}network_policy.type")
-        if self.file_ids:
-            why = "is not supported: send files to /v1/containers/ID/files"
-            raise bad(f"{path}file_ids {why}", f"{path}file_ids", "unsupported_parameter")
+
+    def attach(self, attached: Attached, path: str = "") -> None:
+        """Raises `ApiError` for a file that is not the caller's."""
+        try:
+            attached.put_uploads(self.file_ids or ())
+        except ContainerError as error:
+            raise refused(error, f"{path}file_ids", not_found=400) from error
 
     def made(self, containers: Containers, caller: Caller, **more: str) -> Container:
         """Raises `ApiError`. What is more than the operator gives becomes what there is."""
@@ -162,12 +129,10 @@ def containers_for(service: Service, caller: Caller) -> Containers:
 def router(service: Service) -> APIRouter:
     routes = api_router("containers", prefix="/v1/containers")
     _add_containers(routes, service)
-    _add_files(routes, service)
-    _add_content(routes, service)
     return routes
 
 
-class _Place:
+class Place:
     """What a request may see: the containers of its caller."""
 
     def __init__(self, service: Service, request: Request) -> None:
@@ -192,14 +157,21 @@ def _add_containers(routes: APIRouter, service: Service) -> None:
     @routes.post("", responses=documented(CONTAINER_SCHEMA))
     async def create_container(request: Request, body: NewContainer) -> Response:
         """A new, empty container."""
-        place = _Place(service, request)
+        place = Place(service, request)
         body.check_supported()
+        attached = Attached(place.caller.name, service.uploads, files=True)
+        body.attach(attached)
         made = body.made(place.containers, place.caller, name=body.name[:256])
+        try:
+            await attached.fill(place.containers, SessionKey(place.caller.name, made.id, made.id))
+        except ContainerError as error:
+            place.containers.delete(place.caller.name, made.id)
+            raise refused(error) from error
         return reply(_container(made, place.containers))
 
     @routes.get("", responses=documented(LIST_SCHEMA))
     async def list_containers(request: Request, page: Annotated[Page, Depends(paging)]) -> Response:
-        place = _Place(service, request)
+        place = Place(service, request)
         own = place.containers.of_caller(place.caller.name)
         oldest_first = reversed(own)
         listed = [_container(each, place.containers) for each in oldest_first]
@@ -207,109 +179,18 @@ def _add_containers(routes: APIRouter, service: Service) -> None:
 
     @routes.get("/{container_id}", responses=documented(CONTAINER_SCHEMA))
     async def retrieve_container(request: Request, container_id: str) -> Response:
-        place = _Place(service, request)
+        place = Place(service, request)
         container = place.container(container_id)
         return reply(_container(container, place.containers))
 
     @routes.delete("/{container_id}", responses=documented(DELETED_SCHEMA))
     async def delete_container(request: Request, container_id: str) -> Response:
         """Ends what runs in it, and deletes its files."""
-        place = _Place(service, request)
+        place = Place(service, request)
         place.container(container_id)
         place.containers.delete(place.caller.name, container_id)
         told = {"id": container_id, "object": "container.deleted", "deleted": True}
         return reply(told)
-
-
-def _add_files(routes: APIRouter, service: Service) -> None:
-    @routes.post("/{container_id}/files", responses=documented(FILE_SCHEMA), openapi_extra=UPLOAD)
-    async def create_file(request: Request, container_id: str) -> Response:
-        """Puts a file into /mnt/data: multipart/form-data with a part `file`."""
-        place = _Place(service, request)
-        container = place.container(container_id)
-        _check_form(request.headers.get("content-type", ""))
-        async with request.form(max_files=1, max_fields=8) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise bad("file is missing: it is a part of the form, with a name", "file")
-            path = (file.filename or "").replace("\\", "/")
-            name = path.rpartition("/")[2]
-            written = await _written(place.containers, container, name, file.file)
-        return reply(_file(written, container))
-
-    @routes.get("/{container_id}/files", responses=documented(LIST_SCHEMA))
-    async def list_files(
-        request: Request, container_id: str, page: Annotated[Page, Depends(paging)]
-    ) -> Response:
-        place = _Place(service, request)
-        container = place.container(container_id)
-        files = await asyncio.to_thread(place.containers.files, container)
-        files.sort(key=lambda file: (file.modified, file.path))
-        listed = [_file(file, container) for file in files]
-        return reply(page.of(listed))
-
-    @routes.get("/{container_id}/files/{file_id}", responses=documented(FILE_SCHEMA))
-    async def retrieve_file(request: Request, container_id: str, file_id: str) -> Response:
-        place = _Place(service, request)
-        container = place.container(container_id)
-        file = place.file(container, file_id)
-        return reply(_file(file, container))
-
-    @routes.delete("/{container_id}/files/{file_id}", responses=documented(DELETED_SCHEMA))
-    async def delete_file(request: Request, container_id: str, file_id: str) -> Response:
-        place = _Place(service, request)
-        container = place.container(container_id)
-        file = place.file(container, file_id)
-        try:
-            container.area.remove(file.path)
-        except ContainerError as error:
-            raise refused(error) from error
-        told = {"id": file_id, "object": "container.file.deleted", "deleted": True}
-        return reply(told)
-
-
-def _add_content(routes: APIRouter, service: Service) -> None:
-    @routes.get("/{container_id}/files/{file_id}/content", responses=BYTES, response_class=Response)
-    async def retrieve_content(request: Request, container_id: str, file_id: str) -> Response:
-        """The bytes of a file."""
-        place = _Place(service, request)
-        container = place.container(container_id)
-        file = place.file(container, file_id)
-        try:
-            opened = container.area.open(file.path)
-        except ContainerError as error:
-            raise refused(error) from error
-        name = file.path.rpartition("/")[2]
-        written = quote(name, safe="")
-        headers = dict(SAVED)
-        headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{written}"
-        return StreamingResponse(_pieces(opened), headers=headers)
-
-
-def _check_form(content_type: str) -> None:
-    """Raises `ApiError`. A form may say how its names are written, in any codec that Python has."""
-    told = Message()
-    told["Content-Type"] = content_type
-    if told.get_content_type() != "multipart/form-data":
-        raise bad("send the file itself: multipart/form-data with a part named file", "file")
-    charset = str(told.get_param("charset", "utf-8")).lower()
-    if charset not in ("utf-8", "utf8"):
-        raise bad("a form of this charset is not read: UTF-8 is", "file")
-
-
-async def _written(
-    containers: Containers, container: Container, name: str, content: IO[bytes]
-) -> AreaFile:
-    try:
-        return await asyncio.to_thread(containers.write, container, name, content)
-    except ContainerError as error:
-        raise refused(error) from error
-
-
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    with file:
-        while piece := file.read(CHUNK):
-            yield piece
 
 
 def _container(container: Container, containers: Containers) -> dict[str, Any]:
@@ -330,17 +211,4 @@ def _container(container: Container, containers: Containers) -> dict[str, Any]:
             "minutes": minutes,
         },
         "memory_limit": limit,
-    }
-
-
-def _file(file: AreaFile, container: Container) -> dict[str, Any]:
-    is_sent = file.path in container.uploaded
-    return {
-        "id": container.file_id(file.path),
-        "object": "container.file",
-        "created_at": int(file.modified),
-        "bytes": file.bytes,
-        "container_id": container.id,
-        "path": f"/mnt/data/{file.path}",
-        "source": "user" if is_sent else "assistant",
     }

@@ -5,6 +5,7 @@ Knows the fields of a declaration; nothing else.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ TOKENS = ("authorization_token", *HIDDEN)  # Anthropic's name for it, too
 ADDRESSES = ("server_url", "url")
 LISTS = ("tools", "mcp_servers")  # the second is Anthropic's; all of its items are servers
 MCP = "mcp"
+LEFT_OUT = b"(it cannot be read, and is left out, for it may hold what lets in at a server)"
 MARKS = (b"mcp", b"\\u", b"\0")  # of which one stands in a body of servers, however it is written
 
 
@@ -44,7 +46,7 @@ def in_body(body: bytes) -> bytes:
     except orjson.JSONDecodeError:
         if not any(mark in body for mark in MARKS):
             return body
-        return b"(it is not JSON, and is left out, for it may hold what lets in at a server)"
+        return LEFT_OUT
     if not isinstance(asked, dict):
         return body
     plain = dict(asked)
@@ -52,9 +54,25 @@ def in_body(body: bytes) -> bytes:
         given = asked.get(name)
         if isinstance(given, list):
             plain[name] = [_plain(each, name) for each in given]
-    if plain == asked:
-        return body
-    return orjson.dumps(plain)
+    may_hide = any(mark in body for mark in MARKS)
+    try:
+        if plain == asked and not (may_hide and _has_key_twice(body)):
+            return body
+        return orjson.dumps(plain)
+    except (RecursionError, orjson.JSONEncodeError):  # it is nested too deeply
+        return LEFT_OUT
+
+
+def _has_key_twice(body: bytes) -> bool:
+    """Whether it holds what no reader of it sees: of two values the last counts."""
+    found = False
+
+    def noted(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal found
+        found |= len({key for key, _ in pairs}) < len(pairs)
+
+    json.loads(body, object_pairs_hook=noted)
+    return found
 
 
 def _plain(declared: Any, where: str) -> Any:

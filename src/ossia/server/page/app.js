@@ -125,7 +125,7 @@ async function send(text) {
   if ((!text.trim() && !attached.length) || running.has(current.id)) return;
   if (!current.turns.length && !current.named) current.title = titleOf(text || attached[0].name);
   remember(current);
-  const files = attached.splice(0).map(({ id, name, type, size }) => ({ id, name, type, size }));
+  const files = attached.splice(0).map(({ id, name, type, size }) => ({ id, name, type, size, forCode: runsCode() }));
   drawAttached();
   current.turns.push(files.length ? { role: "user", text, files } : { role: "user", text });
   $("text").value = "";
@@ -140,7 +140,7 @@ function attach(chosen) {
 async function attachEach(chosen) {
   for (const one of chosen) {
     try {
-      const file = await fileOf(one);
+      const file = await fileOf(one, runsCode());
       await keepFile(file);
       attached.push(file);
     } catch (error) { toast(error.message); }
@@ -149,8 +149,11 @@ async function attachEach(chosen) {
   $("text").focus();
 }
 
+/** Says that code finds a file. */
+const placeOf = forCode => forCode ? [h("small", { title: "The server puts it there when it is sent" }, "in /mnt/data")] : [];
+
 function drawAttached() {
-  $("attached").replaceChildren(...attached.map(file => h("span", { class: "file" }, icon("clip"), file.name,
+  $("attached").replaceChildren(...attached.map(file => h("span", { class: "file" }, icon("clip"), file.name, ...placeOf(runsCode()),
     iconButton("close", `Take ${file.name} away`, () => { attached.splice(attached.indexOf(file), 1); drawAttached(); }))));
   $("attached").hidden = !attached.length;
 }

@@ -12,13 +12,32 @@ const firstLine = value => text(value).trim().split("\n")[0].slice(0, 200);
 const straight = value => text(value).replace(/[\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
 const isList = value => Array.isArray(value) ? value : [];
 
-/** Arguments as one line, and as they are shown in full. */
+/** Arguments as one line, and as they are shown in full: all that is written, in the digits that are written. */
 function argumentsOf(written) {
   try {
-    const given = JSON.parse(written || "{}");
+    const given = JSON.parse(text(written).replace(NUMBERS_IN_JSON, word => isExact(word) ? word : `"${word}"`) || "{}");
     const values = given !== null && typeof given === "object" ? Object.values(given) : [given];
-    return [values.map(value => typeof value === "string" ? value : JSON.stringify(value)).join(", "), JSON.stringify(given, null, 2)];
+    return [values.map(value => typeof value === "string" ? value : JSON.stringify(value)).join(", "), indented(text(written) || "{}")];
   } catch { return [text(written), text(written)]; }
+}
+
+const NUMBERS_IN_JSON = /"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g;
+const WORDS_IN_JSON = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
+const isExact = word => word.startsWith('"') || String(Number(word)) === word;
+
+/** JSON on lines, word for word: a reader of JSON rounds large numbers, and forgets keys that come twice. */
+function indented(json) {
+  let depth = 0, out = "", before = "";
+  const line = () => `\n${"  ".repeat(depth)}`;
+  for (const [word] of json.matchAll(WORDS_IN_JSON)) {
+    const closes = "]}".includes(word), isEmpty = closes && "[{".includes(before);
+    if (closes) depth--;
+    if (!isEmpty && before && (closes || "[{,".includes(before))) out += line();
+    out += word.startsWith('"') ? JSON.stringify(JSON.parse(word)) : word === ":" ? ": " : word;
+    if ("[{".includes(word)) depth++;
+    before = word;
+  }
+  return out;
 }
 
 /** A link into the web, which is all that tools may lead to. */

@@ -1,23 +1,27 @@
 "use strict";
 
 // Attached files: what kinds are taken, and where their contents lie (IndexedDB; a conversation has their names and ids).
-// A file: {id, name, type, size, added, text} or, for a PDF, {..., data}: a data URL, which the server takes text out of. Figures
-// that code drew lie there, too: an item of an answer has their ids.
+// A file: {id, name, type, size, added, text} or {..., data}: a data URL, of a PDF, which the server takes text out of, and of what
+// only code can read. Figures that code drew lie there, too: an item of an answer has their ids.
 
-const MOST_TEXT = 2 << 20; // bytes
-const MOST_PDF = 20 << 20;
+const MOST_TEXT = 2 << 20; // bytes that the model reads
+const MOST_DATA = 20 << 20;
+const PDF = "application/pdf", BYTES = "application/octet-stream";
 const DAY = 86400000; // milliseconds
 const attached = []; // files that the next message takes along
 const unkept = new Map(); // where the browser has no storage: until the page is left
 
-/** Reads what the user chose. Throws an Error that says what is wrong. */
-async function fileOf(chosen) {
+/** Reads what the user chose. Throws an Error that says what is wrong. `forCode`: code can open whatever it is. */
+async function fileOf(chosen, forCode) {
   const head = new Uint8Array(await chosen.slice(0, 5).arrayBuffer());
-  const isPdf = String.fromCharCode(...head) === "%PDF-", most = isPdf ? MOST_PDF : MOST_TEXT;
+  const isPdf = String.fromCharCode(...head) === "%PDF-", most = isPdf || forCode ? MOST_DATA : MOST_TEXT;
   if (chosen.size > most) throw new Error(`“${chosen.name}” is larger than ${most >> 20} MB.`);
-  const file = { id: newId(), name: chosen.name, type: isPdf ? "application/pdf" : "text/plain", size: chosen.size, added: Date.now() };
-  if (isPdf) return { ...file, data: await dataUrl(chosen) };
-  return { ...file, text: decoded(await chosen.arrayBuffer(), chosen.name) };
+  const file = { id: newId(), name: chosen.name, type: isPdf ? PDF : "text/plain", size: chosen.size, added: Date.now() };
+  if (isPdf) return { ...file, data: await dataUrl(chosen, PDF) };
+  try {
+    if (chosen.size <= MOST_TEXT) return { ...file, text: decoded(await chosen.arrayBuffer(), chosen.name) };
+  } catch (error) { if (!forCode) throw error; }
+  return { ...file, type: BYTES, data: await dataUrl(chosen, BYTES) };
 }
 
 function decoded(buffer, name) {
@@ -31,16 +35,20 @@ function decoded(buffer, name) {
   return text;
 }
 
-const dataUrl = blob => new Promise((take, fail) => {
+const dataUrl = (blob, type) => new Promise((take, fail) => {
   const reader = new FileReader();
-  reader.onload = () => take(reader.result.replace(/^data:[^;,]*/, "data:application/pdf"));
+  reader.onload = () => take(reader.result.replace(/^data:[^,]*?(?=;base64|,)/, `data:${type}`));
   reader.onerror = () => fail(new Error(`“${blob.name}” cannot be read.`));
   reader.readAsDataURL(blob);
 });
 
-/** What the API is sent of a file. */
-function wirePart(file) {
-  if (file.data) return { type: "input_file", filename: file.name, file_data: file.data };
+/** What the API is sent of a file. `forCode`: the server puts it where code finds it, and says so to the model. */
+async function wirePart(file, forCode) {
+  if (forCode || file.type === PDF) {
+    const data = file.data ?? await dataUrl(new Blob([file.text]), BYTES);
+    return { type: "input_file", filename: file.name, file_data: data };
+  }
+  if (file.data) return { type: "input_text", text: `File “${file.name}” is not text, and no code runs that could open it.\n\n` };
   return { type: "input_text", text: `File “${file.name}”:\n\n${file.text}\n\nEnd of file “${file.name}”.\n\n` };
 }
 

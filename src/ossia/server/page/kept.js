@@ -11,7 +11,7 @@
 
 const PREFIX = "ossia.";
 const NUMBERS = { temperature: "temperature", top_p: "top_p", max_completion_tokens: "max_output_tokens", seed: "seed" }; // by the API's names
-const DEFAULTS = { effort: "medium", tools: true, hosted: {}, theme: "system", instructions: "", temperature: "", top_p: "", max_completion_tokens: "", seed: "" };
+const DEFAULTS = { effort: "medium", tools: true, hosted: {}, source: "", theme: "system", instructions: "", temperature: "", top_p: "", max_completion_tokens: "", seed: "" };
 
 function load(name, otherwise) {
   try {

@@ -4,11 +4,16 @@
 // that is not offered: the server would pass it over.
 
 let offered = []; // names, as /v1/models tells them: browser, python, shell, mcp:LABEL
-let searched = null; // what the browser searches: corpus, web; null: nothing
+let searched = null; // what the browser searches if nothing is chosen: corpus, web; null: nothing
+let sources = []; // what may be chosen for it: {name, searches}
 
+const SERVICES = { searx: "the web, with SearXNG", exa: "the web, with Exa", you: "the web, with You.com", none: "nothing: it opens addresses" };
 const SEARCHES = { corpus: ["Search documents", "Those that this server has."], web: ["Search the web", "And open pages."] };
 const KNOWN = {
-  browser: { wire: { type: "web_search" }, about: () => SEARCHES[searched] ?? ["Open web pages", "By their addresses."] },
+  browser: {
+    get wire() { return sources.length > 1 ? { type: "web_search", source: sourceChosen().name } : { type: "web_search" }; },
+    about: () => SEARCHES[sources.length > 1 ? sourceChosen().searches : searched] ?? ["Open web pages", "By their addresses."],
+  },
   python: { wire: { type: "code_interpreter", container: { type: "auto" } }, about: () => ["Run Python", "In a sandbox of the server, without a network."] },
   shell: { wire: { type: "shell", environment: { type: "container_auto" } }, about: () => ["Run commands", "In a sandbox of the server, without a network."] },
 };
@@ -22,13 +27,19 @@ function toolOf(name) {
 }
 
 const offeredTools = () => offered.map(toolOf).filter(Boolean);
-const chosenTools = () => settings.tools ? offeredTools().filter(({ name }) => settings.hosted?.[name] === true) : [];
+const isChosen = ({ name }) => settings.tools && settings.hosted?.[name] === true;
+const chosenTools = () => offeredTools().filter(isChosen);
+const runsCode = () => chosenTools().some(({ name }) => name === "python" || name === "shell");
 const declaredTools = () => [...(settings.tools ? DECLARED : []), ...chosenTools().map(({ wire }) => wire)];
+
+const sourceChosen = () => sources.find(({ name }) => name === settings.source) ?? sources[0];
+const sourceTitle = name => SERVICES[name] ?? `documents: ${name}`;
 
 function readOffer(model) {
   const isName = name => typeof name === "string";
   offered = Array.isArray(model?.tools) ? model.tools.filter(isName) : [];
   searched = model?.searches ?? null;
+  sources = Array.isArray(model?.sources) ? model.sources.filter(one => isName(one?.name)) : [];
   drawOffer();
 }
 
@@ -36,10 +47,12 @@ function readOffer(model) {
 function drawOffer() {
   const tools = offeredTools();
   $("s-hosted").hidden = $("offer").hidden = tools.length === 0;
-  $("s-hosted").replaceChildren("Tools of this server", h("small", {}, "The model may use those that are switched on."), ...tools.map(switchOf));
-  $("offer").replaceChildren(h("span", {}, "It may also:"), ...tools.map(chipOf));
+  $("s-hosted").replaceChildren("Tools of this server", h("small", {}, "The model may use those that are switched on."), ...tools.flatMap(tool => [switchOf(tool), ...sourcesOf(tool)]));
+  $("offer").replaceChildren(h("span", {}, "It may also:"), ...tools.flatMap(tool => [chipOf(tool), ...(isChosen(tool) ? sourcesOf(tool) : [])]));
   const all = ["a calculator and the time, in this page", ...chosenTools().map(({ title }) => title)];
   $("tools").closest("label").title = `The model may use: ${all.join("; ")}`;
+  $("clip").title = runsCode() ? "Attach files: code finds them in /mnt/data" : "Attach text or PDF files";
+  drawAttached();
 }
 
 function switchOf({ name, title, about }) {
@@ -49,13 +62,26 @@ function switchOf({ name, title, about }) {
 }
 
 function chipOf({ name, title, about }) {
-  const isOn = settings.tools && settings.hosted?.[name] === true;
+  const isOn = isChosen({ name });
   const chip = h("button", { class: "button chip", type: "button", title: about, "data-tool": name, "aria-pressed": String(isOn), click: () => {
     if (!isOn && !settings.tools) { set("tools", true); $("tools").checked = true; }
     choose(name, !isOn);
     $("offer").querySelector(`[data-tool="${CSS.escape(name)}"]`).focus();
   } }, title);
   return chip;
+}
+
+/** A choice of what the browser searches, where there is one. */
+function sourcesOf({ name }) {
+  if (name !== "browser" || sources.length < 2) return [];
+  const list = h("select", { "aria-label": "What to search", change: () => {
+    const place = list.closest("#s-hosted, #offer");
+    set("source", list.value);
+    drawOffer();
+    place.querySelector("select").focus();
+  } }, ...sources.map(one => h("option", { value: one.name }, sourceTitle(one.name))));
+  list.value = sourceChosen().name;
+  return [list];
 }
 
 function choose(name, isOn) {

@@ -56,7 +56,7 @@ async function userContent(turn, isLast) {
   for (const { id, name } of turn.files) {
     const file = await readFile(id);
     if (!file && isLast) throw new Problem(`“${name}” is not in this browser any more. Attach it again, in a new message.`);
-    parts.push(file ? wirePart(file) : { type: "input_text", text: `File “${name}” is not there any more.\n\n` });
+    parts.push(file ? await wirePart(file, runsCode()) : { type: "input_text", text: `File “${name}” is not there any more.\n\n` });
   }
   return turn.text ? [...parts, { type: "input_text", text: turn.text }] : parts;
 }

@@ -39,7 +39,7 @@ class UserView {
   update() {}
 
   rest() {
-    const files = (this.turn.files ?? []).map(file => h("span", { class: "file" }, icon("clip"), file.name));
+    const files = (this.turn.files ?? []).map(file => h("span", { class: "file" }, icon("clip"), file.name, ...placeOf(file.forCode)));
     if (files.length) this.root.replaceChildren(h("div", { class: "row files" }, ...files)); else this.root.replaceChildren();
     if (this.turn.text) this.root.append(h("div", { class: "said" }, this.turn.text));
     this.root.append(h("div", { class: "row actions" }, ...versionButtons(this.chat, this.turn),

@@ -117,7 +117,7 @@ class ResponseService:
             prompt_param="input",
             max_calls=body.max_tool_calls,
             opening=prompt.opening,
-            session=session_of(self.service, caller, body.tools or [], prompt, id),
+            session=await session_of(self.service, caller, body.tools or [], prompt, id),
             approved=prompt.approved,
         )
         include = Include(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from ossia.harmony import Conversation, Message, Role, SystemContent
 from ossia.server.access import Caller
 from ossia.server.hosted.approvals import ApprovalError, Approvals, AskedFor
+from ossia.server.hosted.attached import Attached
 from ossia.server.hosted.mcp import McpVisit, with_files
 from ossia.server.responses.input import Item, Reader, droppable, wire_items, without_first
 from ossia.server.responses.tool_input import asked_for
@@ -23,7 +24,7 @@ from ossia.server.wire.conversation import continued, conversation_of
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import At
 from ossia.server.wire.format import AnswerFormat, answer_format
-from ossia.tools.kinds import ITEMS
+from ossia.tools.kinds import ITEMS, PYTHON, SHELL
 from ossia.tools.mcp import RequestedServer
 from ossia.tools.mcp.config import label_of
 from ossia.turn import Approved
@@ -36,7 +37,8 @@ class Prompt:
     """`history`: the items before this request; `input`: its own, with ids. `items`: all, as the
     model reads them; `read`: others in their place. `thread`: what it goes on with: the first
     response of the chain, or the conversation; "": nothing. `approved`, `listed`, `pages`,
-    `opening`: see `Reading`. `mcp`: the servers that the tools need. `is_triggered`: nothing but a
+    `opening`: see `Reading`. `mcp`: the servers that the tools need. `attached`: files for the
+    container of its code. `is_triggered`: nothing but a
     summary is wanted.
     """
 
@@ -55,6 +57,7 @@ class Prompt:
     mcp: McpVisit = field(default_factory=McpVisit)
     is_triggered: bool = False
     opening: Message | None = None
+    attached: Attached = field(default_factory=Attached)
 
 
 class _Seals:
@@ -145,6 +148,7 @@ async def read_prompt(
             thread,
             mcp=mcp,
             is_triggered=is_triggered,
+            attached=_attached(service, caller, tools),
         )
         return await _read(service, sealer, body, caller, draft, max_output)
     except BaseException:
@@ -184,9 +188,9 @@ async def _read(
         )
         return Reading(conversation, approved, frozenset(reader.listed), reader.pages, opening)
 
-    visit = service.documents.visit()
+    visit = service.documents.visit(draft.attached)
     items = [
-        *await visit.read(history, "previous_response_id"),
+        *await visit.read(history, "previous_response_id", are_kept=True),
         *await visit.read(draft.input, "input"),
     ]
     if not items and not body.instructions:
@@ -211,6 +215,14 @@ async def _read(
         items=items,
         read=lambda left: read(left, len(left)),
     )
+
+
+def _attached(service: Service, caller: Caller, tools: WireTools) -> Attached:
+    """Nothing yet. Files go into a container if code can run there."""
+    kinds = {tool.kind for tool in service.tools_for(caller).values()}
+    uploads = service.uploads if kinds & {PYTHON, SHELL} else None
+    runs_code = any(tool.kind in (PYTHON, SHELL) for tool in tools.tools.builtin)
+    return Attached(caller.name, uploads, files=runs_code and service.containers is not None)
 
 
 def _opened(

@@ -25,19 +25,26 @@ from ossia.tools.kinds import PYTHON, SHELL
 Declared = Sequence[Mapping[str, Any]]
 
 
-def session_of(
+async def session_of(
     service: Service, caller: Caller, tools: Declared, prompt: Prompt, id: str
 ) -> SessionKey:
     """`tools`: as the request declares them; `id`: of the response, which begins a thread if it
-    goes on with none. Raises `ApiError`.
+    goes on with none. The request's files are in the container then. Raises `ApiError`.
     """
     thread = prompt.thread or id
     kinds = {tool.kind for tool in prompt.tools.tools.builtin}
     container = ""
     if kinds & {PYTHON, SHELL} and service.containers is not None:
         container = _container(service, caller, tools, prompt, thread)
+    elif kinds & {PYTHON, SHELL}:
+        _check_no_files(tools)
     key = SessionKey(caller.name, thread, container)
     show_again(service.builtin, key, prompt.pages)
+    if service.containers is not None:
+        try:
+            await prompt.attached.fill(service.containers, key)
+        except ContainerError as error:
+            raise refused(error, "input") from error
     return key
 
 
@@ -60,6 +67,7 @@ def _container(
         except ContainerError as error:
             raise refused(error, expired=400) from error
     wishes = _wishes(wanted)
+    wishes.attach(prompt.attached, f"{wanted.path}.")
     for id in _used([*prompt.history, *prompt.input]):
         try:
             return containers.get(caller.name, id).id
@@ -68,6 +76,14 @@ def _container(
     if wishes.memory_limit is None and wishes.expires_after is None:
         return ""
     return wishes.made(containers, caller, conversation=thread).id
+
+
+def _check_no_files(tools: Declared) -> None:
+    """Raises `ApiError` for files that are to be found by code which runs elsewhere."""
+    for tool in At(tools, "tools").items():
+        place = tool["container"]
+        if isinstance(place.value, Mapping) and place["file_ids"].value:
+            raise place["file_ids"].wrong("is not supported: code runs at another server")
 
 
 def _of_shell(place: At) -> At | None:

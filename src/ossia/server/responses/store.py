@@ -32,7 +32,7 @@ from ossia.turn.events import new_id
 log = logging.getLogger("ossia.server")
 
 APPLICATION = 0x6F737369  # "ossi" in the file's header: it is ours
-VERSION = 3  # of the tables below
+VERSION = 4  # of the tables below
 UNFINISHED = ("queued", "in_progress")  # statuses of a response that an answer is still to change
 OVERHEAD = 256  # bytes of a row besides its JSON: keys, indexes
 
@@ -42,6 +42,12 @@ CREATE TABLE part (  -- an item of a response: of its input, or its output
     PRIMARY KEY (id, entry)
 ) WITHOUT ROWID;
 CREATE INDEX part_entry ON part (entry);
+"""
+APPROVED = """
+CREATE TABLE approved (  -- a call that was begun because somebody approved of it
+    owner TEXT NOT NULL, id TEXT NOT NULL, result BLOB, begun REAL NOT NULL,
+    PRIMARY KEY (owner, id)
+) WITHOUT ROWID;
 """
 SCHEMA = f"""
 CREATE TABLE entry (  -- a response or a conversation
@@ -59,6 +65,7 @@ CREATE TABLE item (  -- of a conversation; `position` orders them
 );
 CREATE INDEX item_entry ON item (entry, position);
 {PARTS}
+{APPROVED}
 CREATE TABLE used (bytes INTEGER NOT NULL);  -- the sum of all sizes
 INSERT INTO used VALUES (0);
 CREATE TRIGGER entry_made AFTER INSERT ON entry BEGIN UPDATE used SET bytes = bytes + new.size; END;
@@ -69,7 +76,7 @@ PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
 # from a version to the next; items of older responses cannot be referred to
-UPGRADES = {1: "ALTER TABLE entry ADD COLUMN thread TEXT;", 2: PARTS}
+UPGRADES = {1: "ALTER TABLE entry ADD COLUMN thread TEXT;", 2: PARTS, 3: APPROVED}
 AWAY = "move it away, or name another file"
 NEXT = "(SELECT coalesce(max(written), 0) + 1 FROM entry)"
 PREFIXES = {  # of the ids of items
@@ -168,14 +175,14 @@ class Store:
     @property
     def used(self) -> int:
         """Bytes. Expired entries count until the next write."""
-        with self._reading() as db:
+        with self.reading() as db:
             return int(db.execute("SELECT bytes FROM used").fetchone()[0])
 
     # Responses
 
     def check_writable(self) -> None:
         """To be asked before an answer that is to be kept is begun. Raises `StoreError`."""
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute("UPDATE used SET bytes = bytes")
 
     def put(self, stored: StoredResponse, *, must: bool = False) -> None:
@@ -200,7 +207,7 @@ class Store:
             expires = stored.expires or self.clock() + self.ttl
             status = stored.response.get("status")
             row = (stored.owner, stored.id, status, body, history, given, expires, size)
-            with self._writing() as db:
+            with self.writing() as db:
                 key = db.execute(PUT_RESPONSE, (*row, stored.thread)).fetchone()[0]
                 db.execute("DELETE FROM part WHERE entry = ?", (key,))
                 parts = [(id, key) for id in stored.item_ids]
@@ -232,7 +239,7 @@ class Store:
     def _responses(self, where: str, *values: str) -> list[StoredResponse]:
         columns = "id, owner, body, history, input, expires, thread"
         query = f"SELECT {columns} FROM entry WHERE kind = 'response' AND {where}"
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute(
                 f"{query} AND expires > ? ORDER BY written", (*values, self.clock())
             ).fetchall()
@@ -262,7 +269,7 @@ class Store:
             "created_at": int(self.clock()),
             "metadata": metadata,
         }
-        with self._writing() as db:
+        with self.writing() as db:
             query = (
                 "INSERT INTO entry (kind, owner, id, body, expires, size, written)"
                 f" VALUES ('conversation', ?, ?, x'', 0, ?, {NEXT}) RETURNING key"
@@ -273,7 +280,7 @@ class Store:
         return made
 
     def conversation(self, owner: str, id: str) -> dict[str, Any] | None:
-        with self._reading() as db:
+        with self.reading() as db:
             found = self._find(db, owner, id)
             return None if found is None else found[1]
 
@@ -283,7 +290,7 @@ class Store:
         """The wire object with its new metadata; None if there is no such conversation. Raises
         `StoreFull`.
         """
-        with self._writing() as db:
+        with self.writing() as db:
             if (found := self._find(db, owner, id)) is None:
                 return None
             updated = found[1] | {"metadata": metadata}
@@ -308,14 +315,14 @@ class Store:
         """The items as they were added: an item without an id, or with one that is taken, gets a
         new one. Raises `KeyError` for an unknown conversation, and `StoreFull`.
         """
-        with self._writing() as db:
+        with self.writing() as db:
             if (found := self._find(db, owner, conversation_id)) is None:
                 raise KeyError(conversation_id)
             return self._insert_items(db, found[0], items)
 
     def delete_item(self, owner: str, conversation_id: str, id: str) -> bool:
         """Whether it was there."""
-        with self._writing() as db:
+        with self.writing() as db:
             if (found := self._find(db, owner, conversation_id)) is None:
                 return False
             query = "DELETE FROM item WHERE entry = ? AND id = ? RETURNING length(body)"
@@ -327,7 +334,7 @@ class Store:
     def _items(
         self, owner: str, conversation_id: str, id: str | None = None
     ) -> list[dict[str, Any]]:
-        with self._reading() as db:
+        with self.reading() as db:
             if (found := self._find(db, owner, conversation_id)) is None:
                 return []
             query = (
@@ -387,13 +394,13 @@ class Store:
     # Both
 
     def _delete(self, kind: str, owner: str, id: str) -> bool:
-        with self._writing() as db:
+        with self.writing() as db:
             query = "DELETE FROM entry WHERE kind = ? AND owner = ? AND id = ? RETURNING expires"
             gone = db.execute(query, (kind, owner, id)).fetchone()
             return gone is not None and gone[0] > self.clock()
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
                 yield self._db
@@ -408,9 +415,12 @@ class Store:
                 ) from error
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction. At its end the oldest entries go until the rest fits."""
-        with self._reading() as db:
+    def writing(self, *, durably: bool = False) -> Iterator[sqlite3.Connection]:
+        """A transaction. At its end the oldest entries go until the rest fits. `durably`: a power
+        cut does not take it.
+        """
+        with self.reading() as db:
+            db.execute(f"PRAGMA synchronous = {'FULL' if durably else 'NORMAL'}")
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db

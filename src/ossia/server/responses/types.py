@@ -34,6 +34,7 @@ from ossia.server.wire.fields import (
 from ossia.server.wire.sampling import MaxTokens, SamplingFields, StopStrings
 
 Input = Annotated[Any, WithJsonSchema({"anyOf": [STRING, {"type": "array", "items": OBJECT}]})]
+LEVELS_AROUND = 8  # of a field of a request, in events and in what is kept, at most
 
 
 class ReasoningWishes(Part):
@@ -76,12 +77,12 @@ class PromptRequest(ApiRequest):
     @classmethod
     def _can_be_echoed(cls, data: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
         """Whole numbers of more than 64 bits cannot be written as JSON that all clients read, nor
-        can what is nested hundreds of levels deep.
+        can what is nested hundreds of levels deep: as deep as it is in an event.
         """
         made = read(data)
         for field, value in data.items():
             try:
-                orjson.dumps(value)
+                orjson.dumps(_in_an_event(value))
             except TypeError as error:
                 raise wrong(f"cannot be echoed: {field}: {error}") from error
         return made
@@ -168,3 +169,9 @@ COUNT_SCHEMA: dict[str, Any] = {
         "input_tokens": {"type": "integer"},
     },
 }
+
+
+def _in_an_event(value: Any) -> Any:
+    for _ in range(LEVELS_AROUND):
+        value = [value]
+    return value

@@ -25,8 +25,13 @@ def asked_for(tool: Tool, declared: At) -> Tool:
 
 def _browser(tool: Tool, declared: At) -> Tool:
     """Domains bind search and open: OpenAI has them in `filters`, Anthropic beside the type.
-    Without `external_web_access` only what is local is found.
+    Without `external_web_access` only what is local is found. `source`, beyond both APIs, names
+    what is searched.
     """
+    if not isinstance(tool, Browser | LimitedBrowser):
+        return tool
+    if declared["source"].value is not None:
+        tool = _using(tool, declared["source"])
     filters = declared
     if "filters" in declared:
         filters = declared["filters"].object("an object with lists of domains")
@@ -34,11 +39,16 @@ def _browser(tool: Tool, declared: At) -> Tool:
     blocked = _domains(filters["blocked_domains"])
     external = declared["external_web_access"]
     is_external = external.value is None or external.flag()
-    if not isinstance(tool, Browser | LimitedBrowser) or (
-        not allowed and not blocked and is_external
-    ):
+    if not allowed and not blocked and is_external:
         return tool
     return tool.limited(allowed or None, is_external, blocked)
+
+
+def _using(tool: Browser | LimitedBrowser, source: At) -> LimitedBrowser:
+    try:
+        return tool.using(source.word())
+    except ToolError as error:
+        raise source.wrong(f"is wrong: {error}", "source_not_found") from error
 
 
 def _domains(given: At) -> list[str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 8 << 20  # of one message
 MOST_ANSWER = 32 << 20  # of one answer over HTTP, which may be a stream of messages
+MOST_PARTS = 1000  # of a list in an answer: the package walks each part twice, on the event loop
 MOST_GARBAGE = 100  # lines that are no messages, such as those of a log
 MOST_MESSAGES = 10_000  # between two of ours
 TAIL = 2000  # characters of what a process writes to its error stream, for an error
@@ -40,8 +41,60 @@ async def connected(config: McpConfig) -> AsyncIterator[Client]:
         raise McpError("MCP servers need `pip install 'ossia[tools]'`") from None
     transport = _http(config) if config.url is not None else _process(config)
     wishes: dict[str, Any] = {"read_timeout_seconds": config.timeout, "cache": None}
-    async with Client(transport, **wishes) as client:
+    async with Client(_bounded(transport), **wishes) as client:
         yield client
+
+
+@asynccontextmanager
+async def _bounded(transport: Any) -> AsyncIterator[Any]:
+    async with transport as (incoming, outgoing):
+        yield _Bounded(incoming), outgoing
+
+
+class _Bounded:
+    """A stream of messages without lists of very many parts."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    @property
+    def last_context(self) -> Any:
+        """What the package finds at its own streams."""
+        return getattr(self._stream, "last_context", None)
+
+    async def receive(self) -> Any:
+        return _cut(await self._stream.receive())
+
+    def __aiter__(self) -> _Bounded:
+        return self
+
+    async def __anext__(self) -> Any:
+        return _cut(await self._stream.__anext__())
+
+    async def __aenter__(self) -> _Bounded:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> Any:
+        return await self._stream.__aexit__(*error)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _cut(received: Any) -> Any:
+    """What is left of a list says so, where a model reads it."""
+    result = getattr(getattr(received, "message", None), "result", None)
+    if not isinstance(result, dict):
+        return received
+    for name, listed in result.items():
+        if not isinstance(listed, list) or len(listed) <= MOST_PARTS:
+            continue
+        left_out = len(listed) - MOST_PARTS
+        del listed[MOST_PARTS:]
+        if name == "content":
+            listed.append({"type": "text", "text": f"[... {left_out} parts left out ...]"})
+    return received
 
 
 @asynccontextmanager

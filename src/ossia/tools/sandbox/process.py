@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import IO
 
 from ossia.errors import SandboxError
-from ossia.tools.sandbox import tree
+from ossia.tools.sandbox import cgroup, tree
 from ossia.tools.sandbox.limits import SCRATCH, SHARED_MEMORY, Job
 from ossia.tools.sandbox.rung import Launch, Rung
 
@@ -38,9 +38,13 @@ class Confined:
         self.rung = rung
         self.limits = job.limits
         self.launch = rung.launch(job)
+        self.group = cgroup.make(job.limits.memory) if rung.is_watched else None
+        if self.group is not None:
+            self.launch.argv = self.group.entering(self.launch.argv)
         try:
             self.popen = _popen(self.launch, stdin)
         except OSError as error:
+            self._end_group()
             raise SandboxError(f"{rung.name} cannot be started: {error}") from error
         finally:
             for descriptor in self.launch.descriptors:
@@ -64,14 +68,28 @@ class Confined:
         """Which limit is passed now; None if none is, or somebody else watches."""
         if not self.rung.is_watched:
             return None
+        if self.is_full():
+            return MEMORY_LIMIT
         pids = tree.descendants(self.popen.pid)
         if len(pids) > self.limits.processes + OUR_PROCESSES:
             return PROCESS_LIMIT
         return MEMORY_LIMIT if self._memory(pids) > self.limits.memory else None
 
+    def is_crowded(self) -> bool:
+        """Whether no more processes can be started in it."""
+        return self.rung.is_watched and (
+            len(tree.descendants(self.popen.pid)) >= self.limits.processes
+        )
+
+    def is_full(self) -> bool:
+        """Whether the kernel has ended some of it because of the memory limit."""
+        return self.group is not None and self.group.is_exceeded()
+
     def _memory(self, pids: list[int]) -> int:
-        """Bytes, those of temporary files too. Infinitely many for too many files."""
-        held = tree.memory(pids)
+        """Bytes, those of temporary files too. Infinitely many for too many files. In a control
+        group the kernel counts the rest.
+        """
+        held = tree.memory(pids) if self.group is None else 0
         if self.rung.own_scratch:
             for folder in (SCRATCH, SHARED_MEMORY):
                 size, files = tree.scratch(pids[-1], folder, self.limits.scratch)
@@ -102,6 +120,7 @@ class Confined:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.popen.wait(DEATH_SECONDS)
             _wait_for(below)
+            self._end_group()
         finally:
             for handle in below:
                 os.close(handle)
@@ -109,6 +128,10 @@ class Confined:
                 if stream is not None:
                     with contextlib.suppress(OSError):
                         stream.close()
+
+    def _end_group(self) -> None:
+        if self.group is not None:
+            self.group.end()
 
     def _handles(self) -> list[int]:
         made = []

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ossia.tools.sandbox.limits import Job
-from ossia.tools.sandbox.process import Confined
+from ossia.tools.sandbox.process import MEMORY_LIMIT, Confined
 from ossia.tools.sandbox.rung import Rung
 from ossia.tools.sandbox.text import HeadAndTail
 
@@ -56,6 +56,8 @@ def run(
                     process.popen.wait(seconds)
                 except subprocess.TimeoutExpired:  # it closed its streams and goes on
                     reason = TIME_LIMIT
+            if reason is None and process.is_full():
+                reason = MEMORY_LIMIT
             written = [texts[process.out].text(), texts[process.err].text()]
         return Finished(written[0], written[1], process.popen.returncode or 0, reason)
 

@@ -70,14 +70,16 @@ def memory(pids: list[int]) -> int:
 
 
 def _proportional(pid: int) -> int:
+    """What was swapped out is counted, too."""
+    held = 0
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
             for line in file:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) << 10
+                if line.startswith((b"Pss:", b"SwapPss:")):
+                    held += int(line.split()[1]) << 10
     except (OSError, ValueError):
         return _resident(pid)
-    return 0
+    return held
 
 
 def _resident(pid: int) -> int:
