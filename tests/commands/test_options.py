@@ -164,12 +164,20 @@ def names(options: type[Any]) -> list[str]:
     return found
 
 
+NEEDED = {
+    "convert": ["DST"],
+    "rollouts show": ["RUN"],
+    "rollouts stats": ["RUN"],
+    "rollouts grep": ["PATTERN", "RUN"],
+    "rollouts diff": ["RUN", "OTHER"],
+}
+
+
 @pytest.mark.parametrize(("name", "command"), commands())
 def test_options_of_a_command(name: str, command: Command) -> None:
     """No two of one name, and typing only what is needed gives the defaults."""
     assert len(names(command.options)) == len(set(names(command.options)))
-    needed = ["DST"] if name == "convert" else []
-    found = parsed(parser(), [*name.split(), *needed])[1]
+    found = parsed(parser(), [*name.split(), *NEEDED.get(name, ())])[1]
     assert isinstance(found, command.options)
     with pytest.raises(AttributeError):  # frozen
         found.anything = 1  # type: ignore[attr-defined]

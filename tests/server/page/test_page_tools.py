@@ -173,6 +173,8 @@ def test_what_to_search_is_chosen(says, opened):
         body = sent_by(page, lambda: ask(page, "Hi"))
         assert body["tools"][-1] == {"type": "web_search", "source": source}
         expect(page.get_by_role("button", name="Send")).to_be_visible()
+        # this server has no browser: the page hears so with the answer, and asks what there is
+        page.wait_for_function("() => offered.length === 0")
 
 
 # ---- code ----

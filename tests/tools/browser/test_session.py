@@ -233,7 +233,7 @@ async def test_it_is_a_tool() -> None:
     assert result.text.endswith("L2: short")
     await sessions.close()
     await browser.close()
-    with pytest.raises(ToolError, match="one of corpus, searx and backend"):
+    with pytest.raises(ToolError, match="one of corpus, searx, backend and sources"):
         Browser(searx="http://x", backend=FakeWeb())
 
 
