@@ -193,6 +193,21 @@ def test_other_engines_differ_a_little(
     assert 0 < max(found) < most
 
 
+@pytest.mark.parametrize("how", ["sampled", "full"])
+def test_a_teacher_is_followed(how: str, four: Path, tmp_path: Path) -> None:
+    """One that says gold; the rewards are for red."""
+    config = config_of(four, f"data={task(tmp_path, 'gold')}", *STEPS)
+    learned(config, tmp_path / "teacher")
+    rl.write_model(config, tmp_path / "teacher")
+    told = (f"teacher={tmp_path / 'teacher' / 'model'}", f"objective.distill={how}")
+    (tmp_path / "red").mkdir()
+    red = task(tmp_path / "red", "red")
+    learned(config_of(four, f"data={red}", "steps=10", "hyper.peak_lr=3e-3", *told), tmp_path)
+    last = (tmp_path / "train/rollouts/000009.jsonl").read_text().splitlines()
+    finals = [json.loads(line)["final"] for line in last]
+    assert finals.count("gold") >= len(finals) * 0.9
+
+
 def test_what_will_be_rounded_is_sampled_rounded(four: Path, tmp_path: Path) -> None:
     config = config_of(four, f"data={task(tmp_path, 'gold')}", "quantize=true", "steps=3")
     learned(config, tmp_path)

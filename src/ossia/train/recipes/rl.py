@@ -21,13 +21,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ossia.checkpoint import open_checkpoint
+from ossia.checkpoint import load, open_checkpoint
 from ossia.errors import ConfigError
 from ossia.figures import markdown_table
 from ossia.files import write_json
 from ossia.model import Transformer
 from ossia.mxfp4 import ScaleRule
 from ossia.tasks.external import read_task
+from ossia.tokenizer import Tokenizer
 from ossia.train.loop import train
 from ossia.train.overrides import flat
 from ossia.train.pipeline import Phase, watchers_of
@@ -61,6 +62,7 @@ class Config:
     # of ossia's own, commas between them; state[k=4..6;kind=cups]: only such problems
     task: tuple[str, ...] = ()
     model: str = "nano"  # to start from: nano, gpt-oss-20b, a folder, or a Hugging Face id
+    teacher: str | None = None  # of objective.distill: a model with the same tokenizer
     method: Literal["lora", "full"] = "full"
     lora: Lora = Lora()  # noqa: RUF009 - frozen
     steps: int = 40
@@ -89,6 +91,11 @@ class Config:
                 "sample with sampling.sampler=float32 and objective.correction=tis"
             )
 
+        if (self.teacher is None) != (self.objective.distill == "none"):
+            raise ConfigError(
+                "objective.distill says how to learn from a teacher, and teacher=MODEL from whom: "
+                "give both or none"
+            )
         if self.sampling.sampler in ("bf16", "int8") and self.method == "lora":
             raise ConfigError(
                 "the compiled kernels cannot sample from a model with low-rank changes: use "
@@ -143,6 +150,7 @@ def _settings(config: Config) -> dict[str, Any]:
     files = [path for path in (config.data, config.reward) if path is not None]
     found: dict[str, Any] = {
         "model": config.model,
+        "teacher": config.teacher,
         "method": config.method,
         "files": fingerprint(files),
         "task": list(config.task),
@@ -184,6 +192,7 @@ def run_of(config: Config, out: Path) -> Run:
     base = base_folder(config.model)
     folder = out / "train"
     tokenizer = tokenizer_of(base)
+    teacher = None if config.teacher is None else _teacher(config.teacher, tokenizer)
     run = Run(
         name="rl",
         config=open_checkpoint(base).config,
@@ -195,7 +204,7 @@ def run_of(config: Config, out: Path) -> Run:
         quantize=config.rule if config.quantize else False,
         lora=config.changes,
         save_every=config.save_every,
-        objective=Policy(config.objective, config.sampling),
+        objective=Policy(config.objective, config.sampling, teacher),
         batches=lambda worker, state: iter(()),
     )
     learner = Learner(
@@ -208,8 +217,22 @@ def run_of(config: Config, out: Path) -> Run:
         config.evaluating,
         config.steps,
         start(run).eval().requires_grad_(False) if config.objective.kl else None,
+        teacher,
     )
     return replace(run, batches=learner.batches)
+
+
+def _teacher(name: str, tokenizer: Tokenizer) -> Transformer:
+    """Raises `ConfigError` if it reads other tokens."""
+    folder = base_folder(name)
+    if tokenizer_of(folder).specials != tokenizer.specials or (
+        tokenizer_of(folder).vocab_size != tokenizer.vocab_size
+    ):
+        raise ConfigError(
+            f"{name} has another tokenizer than the model that learns; its answers can be learned "
+            "as examples: ossia train sft"
+        )
+    return load(folder, "float32").eval().requires_grad_(False)
 
 
 def compare(config: Config, out: Path) -> Mapping[str, Any]:

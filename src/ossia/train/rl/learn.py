@@ -16,22 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ossia.data.packing import PackedBatch
-from ossia.kernels.logprobs import logprobs
 from ossia.model import Transformer
 from ossia.tasks.environment import Ask
 from ossia.tokenizer import Tokenizer
 from ossia.train.rl import batches, record
 from ossia.train.rl.asks import Problems
 from ossia.train.rl.curriculum import Curriculum
+from ossia.train.rl.distill import logprobs_of
 from ossia.train.rl.evaluate import evaluate
 from ossia.train.rl.health import Alarms, numbers
 from ossia.train.rl.sampler import Sampler
 from ossia.train.rl.settings import Evaluating, Objective, Sampling
 from ossia.train.rl.worth import Valued, is_live, lessons, valued
-from ossia.train.step import Worker, hidden
+from ossia.train.step import Worker
 
 State = dict[str, Any]
 
@@ -48,7 +47,8 @@ class _Drawn:
 @dataclass
 class Learner:
     """What a run of so many `steps` samples from its own weights. `stop_tokens` end an answer.
-    `reference`: what `objective.kl` holds the weights to, None without it.
+    `reference`: what `objective.kl` holds the weights to, None without it; `teacher`: of
+    `objective.distill`.
     """
 
     problems: Problems
@@ -60,6 +60,7 @@ class Learner:
     evaluating: Evaluating
     steps: int
     reference: Transformer | None = None
+    teacher: Transformer | None = None
     curriculum: Curriculum | None = field(init=False)
     alarms: Alarms = field(init=False)
 
@@ -139,7 +140,7 @@ class Learner:
             batch = _nothing(self.stop_tokens)
         if self.sampling.lag:  # an exact engine reports what the trainer would have found then
             batch = batch.with_streams(old=batch.streams["behaviour"])
-        return self._with_reference(batch).with_report(drawn.report)
+        return self._with_others(batch).with_report(drawn.report)
 
     def _sampled(
         self, sampler: Sampler, step: int, version: int
@@ -170,15 +171,15 @@ class Learner:
             if graded:
                 self.curriculum.learn(ask.arm, sum(graded) / len(graded))
 
-    def _with_reference(self, batch: PackedBatch) -> PackedBatch:
-        if self.reference is None:
-            return batch
-        with torch.no_grad():
-            x_RD, _ = hidden(self.reference, batch)
-            targets = torch.from_numpy(batch.targets)
-            weight = self.reference.unembedding.weight
-            found = logprobs(x_RD, weight, targets, self.sampling.temperature)
-        return batch.with_streams(reference=found.numpy())
+    def _with_others(self, batch: PackedBatch) -> PackedBatch:
+        """With what other models make of it."""
+        temperature = self.sampling.temperature
+        if self.reference is not None:
+            batch = batch.with_streams(reference=logprobs_of(self.reference, batch, temperature))
+        if self.teacher is not None and self.objective.distill == "sampled":
+            wanted = logprobs_of(self.teacher, batch, temperature)
+            batch = batch.with_streams(advantage=wanted - batch.streams["behaviour"])
+        return batch
 
 
 def _nothing(stop_tokens: Collection[int]) -> PackedBatch:

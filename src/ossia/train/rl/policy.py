@@ -18,8 +18,10 @@ from ossia.kernels.logprobs import logprobs_and_entropy
 from ossia.model import Transformer
 from ossia.train.objective import PartLoss, of_rows, weights
 from ossia.train.rl import correction
+from ossia.train.rl.distill import divergence
 from ossia.train.rl.objectives import Sampled, is_clipped, kl_from, token_losses
 from ossia.train.rl.settings import Objective, Sampling
+from ossia.train.step import hidden
 
 FAR = 0.05  # mean |O - M| at which engine and trainer are no longer the same model
 
@@ -29,7 +31,10 @@ class Policy:
     "reference" too if there is a divergence to hold, and "old" if its samples are of older weights.
     """
 
-    def __init__(self, settings: Objective, sampling: Sampling) -> None:
+    def __init__(
+        self, settings: Objective, sampling: Sampling, teacher: Transformer | None = None
+    ) -> None:
+        self.teacher = teacher
         self.settings = settings
         self.sampling = sampling
 
@@ -63,6 +68,8 @@ class Policy:
         weight_R, share_R, echo_R = of_rows(part, x_RD, "weight", "share", "echo_weight")
         sampled = self._sampled(now_R, part)
         total = (weight_R * token_losses(settings.loss, sampled)).sum()
+        if self.teacher is not None and settings.distill == "full":
+            total = total + _kept(self._divergence(self.teacher, model, x_RD, part), weight_R)
         if settings.kl:
             (reference_R,) = of_rows(part, x_RD, "reference")
             total = total + settings.kl * _kept(
@@ -75,6 +82,15 @@ class Policy:
         sums = _measures(settings, sampled, share_R)
         sums["policy_entropy"] = _kept(entropy_R.detach(), share_R).item()
         return PartLoss(total, total.detach(), sums, self._mismatch(sampled, part))
+
+    def _divergence(
+        self, teacher: Transformer, model: Transformer, x_RD: Tensor, part: PackedBatch
+    ) -> Tensor:
+        with torch.no_grad():
+            its_x_RE, _ = hidden(teacher, part)
+        its_weight = teacher.unembedding.weight
+        own_weight = model.unembedding.weight
+        return divergence(x_RD, own_weight, its_x_RE, its_weight, self.sampling.temperature)
 
     def identity(self) -> Mapping[str, Any]:
         found = asdict(self.settings) | {"sampling": asdict(self.sampling)}

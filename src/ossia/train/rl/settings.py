@@ -15,6 +15,7 @@ from ossia.train.settings import Balance, Hyperparameters
 Loss = Literal["reinforce", "clip", "gspo", "cispo"]
 Correction = Literal["none", "tis", "mis", "seq_tis", "seq_mis", "geo"]
 Normalizer = Literal["tokens", "samples", "constant"]
+Distill = Literal["none", "sampled", "full"]
 Sampler = Literal["exact", "bf16", "int8", "float32"]
 
 # What differs from pre-training: rewards move weights by little, and nothing else may.
@@ -43,6 +44,8 @@ class Objective:
     correction: Correction = "none"
     kl: float = 0.0  # coefficient of the divergence from the model that the run began with
     entropy: float = 0.0  # coefficient of the entropy, which is raised
+    # learn from a teacher instead of rewards: by the tokens that were sampled, or by all there are
+    distill: Distill = "none"
     echo: float = 0.0  # weight of learning what tools and users said, as in pre-training
     mask_cut: bool = False  # answers that ran out of tokens teach nothing, instead of being wrong
     mask_invalid: bool = False  # nor do those that have no answer in them
@@ -53,6 +56,7 @@ class Objective:
             ("advantage", Advantage),
             ("normalizer", Normalizer),
             ("correction", Correction),
+            ("distill", Distill),
         ):
             _one_of(kind, f"objective.{name}", getattr(self, name))
         for name in ("kl", "entropy", "echo"):

@@ -44,10 +44,11 @@ def valued(group: Sequence[Sample], settings: Objective, price: bool) -> list[Va
     with: it was drawn from the same model.
     """
     rewards = [priced(sample, price) for sample in group]
+    worth = advantages(rewards, settings.advantage)
+    if settings.distill != "none":
+        worth = [0.0] * len(group)  # the teacher says it of each token
     found = []
-    for sample, reward, advantage in zip(
-        group, rewards, advantages(rewards, settings.advantage), strict=True
-    ):
+    for sample, reward, advantage in zip(group, rewards, worth, strict=True):
         if _is_masked(sample, settings) or not sample.segments:
             advantage = None
         found.append(Valued(sample, reward, advantage))
