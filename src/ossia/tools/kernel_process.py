@@ -40,7 +40,7 @@ from ossia.tools.sandbox.text import HeadAndTail
 
 KERNEL = Path(__file__).with_name("kernel.py")
 START_SECONDS = 60.0
-GRACE_SECONDS = 2.0  # after an interrupt
+GRACE_SECONDS = 4.0  # after an interrupt; killing it loses the session
 AREA_SECONDS = 1.0  # between two looks at the files
 MOST_REPLY = FIGURES * (2 * IMAGE_BYTES) + 4096  # bytes of a line
 MOST_TEXT = 32_768  # characters that are kept of what a cell printed
