@@ -16,6 +16,7 @@ from ossia.engine.pages import PageCopy, PageTables
 from ossia.engine.request import Request, SamplingParams
 from ossia.engine.scheduler import Work
 from ossia.kernels import as_in_training
+from ossia.kernels.logprobs import logits_of
 from ossia.model import Transformer
 
 
@@ -60,8 +61,9 @@ class Runner:
                 rows += range(end - 1 - work.drafts, end)
         rows_R = _tensor(rows).to(self.model.device)
         hidden_RD = self._hidden(scheduled, rows_R)
-        with self._kernels():
-            return self.model.unembed(hidden_RD).float().cpu()
+        if self.exact:
+            return logits_of(hidden_RD, self.model.unembedding.weight)
+        return self.model.unembed(hidden_RD).float().cpu()
 
     @torch.inference_mode()
     def hidden(self, scheduled: Sequence[Work], rows: Tensor | None = None) -> Tensor:

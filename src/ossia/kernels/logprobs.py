@@ -57,6 +57,12 @@ def logprobs_and_entropy(
     return _chunked(x_RD, unembedding_VD, target_R, temperature, rows, True)
 
 
+def logits_of(x_RD: Tensor, unembedding_VD: Tensor) -> Tensor:
+    """x W^T [R, V], as `logprobs` makes it; in float32 at least, not differentiable."""
+    wide = torch.promote_types(x_RD.dtype, torch.float32)
+    return product(x_RD, unembedding_VD.to(x_RD.dtype).T).to(wide)
+
+
 def logprobs_of_logits(
     logits_RV: Tensor, target_R: Tensor, temperature: float | Tensor = 1.0
 ) -> Tensor:
@@ -129,12 +135,12 @@ class _Logprobs(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x_RD, weight_VD, target_R, temperature_R)
         ctx.rows = rows
-        w_DV = weight_VD.to(x_RD.dtype).T
+        weight_VD = weight_VD.to(x_RD.dtype)
         found_R = torch.empty_like(temperature_R)
         entropy_R = torch.zeros_like(temperature_R)
         for first in range(0, len(x_RD), rows):
             chunk = slice(first, first + rows)
-            logits = product(x_RD[chunk], w_DV).to(found_R.dtype)
+            logits = logits_of(x_RD[chunk], weight_VD)
             target = target_R[chunk]
             found_R[chunk], gradient = _of_chunk(logits, target, temperature_R[chunk])
             if entropy:
@@ -158,7 +164,7 @@ class _Logprobs(torch.autograd.Function):
         for first in range(0, len(x_RD), ctx.rows):
             chunk = slice(first, first + ctx.rows)
             x = x_RD[chunk]
-            logits = product(x, w_VD.T).to(temperature_R.dtype)
+            logits = logits_of(x, w_VD)
             dlogits = _gradient_by_logits(
                 logits,
                 target_R[chunk],
