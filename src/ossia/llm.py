@@ -364,7 +364,7 @@ class LLM:
         """One sample of a turn. A later prompt that does not fit gives no tokens: what has been
         said must not be lost because the context is full now.
         """
-        if len(turn.samples) > 1 and stop():  # while a tool ran
+        if turn.samples > 1 and stop():  # while a tool ran
             return
         grammar = grammars.of_sample(
             has_called=turn.has_called, calls_are_spent=turn.calls_are_spent
@@ -378,7 +378,7 @@ class LLM:
                 if stop():
                     return
         except RequestError as error:
-            if len(turn.samples) == 1 or error.code != CONTEXT_EXCEEDED:
+            if turn.samples == 1 or error.code != CONTEXT_EXCEEDED:
                 raise
 
     def params(self, **given: Any) -> SamplingParams:

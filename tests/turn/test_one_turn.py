@@ -30,4 +30,4 @@ def makes_parser(node: ast.AST) -> bool:
 
 
 def test_one_class_feeds_the_parser() -> None:
-    assert parsers() == ["turn/sample.py:Sample"]
+    assert parsers() == ["turn/sample.py:SampleReader"]

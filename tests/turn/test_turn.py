@@ -373,7 +373,7 @@ def test_after_a_call_of_the_callers_nothing_is_lost(
     first = call("lamp", '{"level": 1}').replace("<|call|>", "<|end|><|start|>assistant")
     events = list(run_turn(one, Script(tokenizer, first + second)))
     end = events[-1]
-    assert isinstance(end, TurnEnd) and end.reason == "calls" and len(one.samples) == 1
+    assert isinstance(end, TurnEnd) and end.reason == "calls" and one.samples == 1
     fold(events)
     items = [event.item for event in events if isinstance(event, ItemEnd)]
     names = [f"functions.{item.name}" for item in items if isinstance(item, ToolCallItem)]
@@ -409,9 +409,10 @@ def test_a_turn_by_hand(tokenizer: Tokenizer) -> None:
     assert one.end_sample() == [] and not one.calls
     assert one.begin_sample() is None
     assert one.end is not None and one.end.text == "85"
-    (sample,) = one.samples
-    assert (sample.prompt, sample.tokens) == (prompt, ids)
-    assert sample.logprobs == [-float(n) for n in range(len(ids))]
+    (segment,) = one.record.segments
+    (piece,) = segment.pieces
+    assert (list(segment.prompt), list(piece.ids)) == (prompt, ids)
+    assert piece.logprobs == tuple(-float(n) for n in range(len(ids)))
 
 
 def test_a_choice_binds_the_first_call(tokenizer: Tokenizer, add: PythonFunction) -> None:

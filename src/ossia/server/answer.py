@@ -176,7 +176,7 @@ class Answerer:
         that is too long gives no tokens: the answer so far must not be lost because the context is
         full now.
         """
-        is_first = len(turn.samples) == 1
+        is_first = turn.samples == 1
         params = replace(
             request.params,
             max_tokens=turn.tokens_left,

@@ -9,7 +9,7 @@ tokens, turns or clients.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from ossia.harmony import ToolNamespace
@@ -24,13 +24,15 @@ class ToolResult:
     """`text` is what the model reads, `outputs` what the client sees, in the form of the wire.
 
     `failed`: the tool could not do what it was asked for. `ended`: the session is gone, and its
-    state with it; the next call begins a new one.
+    state with it; the next call begins a new one. `broke`: the tool itself is at fault, or did not
+    answer in time: the text says nothing about what it was asked for.
     """
 
     text: str
     outputs: tuple[dict[str, Any], ...] = ()
     failed: bool = False
     ended: bool = False
+    broke: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ class Sessions:
         self._open: dict[int, ToolSession] = {}  # by the tool's identity
         self._running: list[_Running] = []  # that `call_all` waits for
 
+    @property
+    def are_open(self) -> bool:
+        return bool(self._open)
+
     def of(self, tool: Tool) -> ToolSession:
         session = self._open.get(id(tool))
         if session is None:
@@ -134,7 +138,7 @@ class Sessions:
         except RAISED as error:
             if limit.expired():
                 text = f"error: the tool did not answer within {self.call_seconds:g} seconds"
-                return ToolResult(text, failed=True)
+                return ToolResult(text, failed=True, broke=True)
             return _failure(tool, error)
 
 
@@ -215,7 +219,7 @@ def _failure(tool: Tool, error: BaseException) -> ToolResult:
     if isinstance(error, ToolError):
         return ToolResult(f"error: {error}", failed=True)
     log.error("tool %s failed", tool.namespace.name, exc_info=error)
-    return ToolResult("error: the tool failed", failed=True)
+    return ToolResult("error: the tool failed", failed=True, broke=True)
 
 
 def _closed(session: ToolSession) -> MaybeAwaitable[None]:

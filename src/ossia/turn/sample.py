@@ -97,7 +97,7 @@ class Mistake:
 
 
 @dataclass
-class Outcome:
+class Gathered:
     """What a sample adds to its turn. `calls`: how many the caller has to carry out."""
 
     messages: list[Message] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Outcome:
     stopped_by: str | int | None = None
 
 
-class Sample:
+class SampleReader:
     """`feed` every token, then `finish`. `is_over`: nothing that could follow is wanted.
 
     `index`: of the next item. `before`: tokens of the turn's other samples. `retries`: whether
@@ -130,7 +130,7 @@ class Sample:
     ) -> None:
         self.index = index
         self.is_over = False
-        self.outcome = Outcome()
+        self.outcome = Gathered()
         self.is_reasoning = False  # whether the last token was one of reasoning
         self._tokenizer = tokenizer
         self._rules = rules

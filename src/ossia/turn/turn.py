@@ -42,15 +42,20 @@ no I/O: whoever has an engine samples, whoever has an event loop (or none) runs 
 - A message **without a known channel** is the answer if `<|return|>` closed it, else reasoning.
 - Text that the model writes **in another's name** is not shown and not kept.
 - A **tool choice** that requires a call binds up to the first call (`targets.Grammars`).
+- **History** is rendered from the messages as they were understood, so an answer reads the same to
+  the model whether our tools ran in it or a client sends it again. For training it is
+  **verbatim**: what was sampled stays, stop token and damage included, and only what
+  a tool or a user says is rendered. Repairs then serve the tools alone (docs/decisions/0023).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ossia.harmony import Conversation, Message, RenderedHistory, Repair, Role
 from ossia.harmony.render import header_of, opened
+from ossia.harmony.verbatim import continued
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, Sessions, Tool, ToolResult
 from ossia.turn.events import (
@@ -66,8 +71,9 @@ from ossia.turn.events import (
     Usage,
     new_id,
 )
+from ossia.turn.record import Experts, Recorder
 from ossia.turn.results import within
-from ossia.turn.sample import BuiltinCall, Outcome, Rules, Sample
+from ossia.turn.sample import BuiltinCall, Gathered, Rules, SampleReader
 
 Generate = Callable[[list[int]], Iterable[Sampled]]
 NO_CALLS_LEFT = "error: no more calls are allowed in this answer; answer with what is known"
@@ -90,15 +96,6 @@ class Limits:
     max_result_tokens: int | None = 8192
 
 
-@dataclass
-class SampledTokens:
-    """A sample as the engine saw it: what training on the turn needs. `logprobs`: of `tokens`."""
-
-    prompt: list[int]
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Approved:
     """A call of an earlier turn, for this one to run. `message`: the one of the conversation;
@@ -114,7 +111,7 @@ class Approved:
 class Turn:
     """A turn being answered; the module's docstring shows the order of calls.
 
-    `calls` are those to run after `end_sample`; `samples` every sample so far; `end` is set when
+    `calls` are those to run after `end_sample`; `record` has every token so far; `end` is set when
     the turn is over. The conversation must already declare the tools to the model.
     """
 
@@ -127,14 +124,20 @@ class Turn:
         sessions: Sessions | None = None,
         opening: Message | None = None,
         approved: Sequence[Approved] = (),
+        record: Recorder | None = None,
+        *,
+        verbatim: bool = False,
     ) -> None:
         """`sessions`: in which our tools are called; None: in new ones. `opening`: the beginning of
         a message of the assistant, after the conversation, that the first sample goes on with.
-        `approved`: calls in the conversation that have no result yet.
+        `approved`: calls in the conversation that have no result yet. `record`: to go on with; if
+        history is `verbatim`, `conversation` is what has been said after what is in it.
         """
         self.limits = limits or Limits()
         self.sessions = sessions or Sessions(SessionKey())
-        self.samples: list[SampledTokens] = []
+        self.record = record or Recorder()
+        self.samples = 0  # begun so far
+        self.mistakes = 0  # calls that could not be understood
         self.calls: list[BuiltinCall] = []
         self.has_called = False  # whether a call has been understood
         self.end: TurnEnd | None = None
@@ -143,6 +146,7 @@ class Turn:
         self._stop_ids = stop_ids(tokenizer) | self._rules.stop_ids
         self._opening = opening
         self._approved = approved
+        self._is_verbatim = verbatim
         self._history = RenderedHistory(tokenizer)
         self._unrendered: list[Message] = list(conversation.messages)
         self._messages: list[Message] = []  # that the turn adds
@@ -155,10 +159,11 @@ class Turn:
         self._rounds = self.limits.rounds
         self._calls_left = self.limits.max_calls
         self._index = 0  # of the next item
-        self._sample: Sample | None = None
-        self._outcome: Outcome | None = None  # of the last sample
+        self._sample: SampleReader | None = None
+        self._outcome: Gathered | None = None  # of the last sample
         self._results: dict[int, ToolResult] = {}  # by the item's index
         self._stopped = False  # whether the last sample came to its own end
+        self._is_fresh = True  # whether the next token is the first of its sample
 
     # What a driver asks
 
@@ -167,15 +172,29 @@ class Turn:
         return Usage(self._prompt, self._cached, self._completion, self._reasoning)
 
     @property
+    def messages(self) -> tuple[Message, ...]:
+        """Those that the turn has added so far."""
+        return tuple(self._messages)
+
+    @property
+    def repairs(self) -> int:
+        return len(self._repairs)
+
+    @property
     def tokens_left(self) -> int | None:
         """For the next sample; None: as many as the engine gives."""
         most = self.limits.max_tokens
         return None if most is None else most - self._completion
 
     @property
-    def _has_no_tokens(self) -> bool:
+    def has_no_tokens(self) -> bool:
         left = self.tokens_left
         return left is not None and left <= 0
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the last sample did not come to its own end."""
+        return not self._stopped
 
     @property
     def calls_are_spent(self) -> bool:
@@ -233,14 +252,13 @@ class Turn:
         if reason is not None:
             self.end = self._ended(reason)
             return None
-        self._history.append(self._unrendered)
-        self._unrendered = []
-        prompt = self._history.ids_for_completion()
         opening = self.opening_ids
-        prompt += opening
+        prompt = self._next_prompt() + opening
         self._prompt += len(prompt)
-        self.samples.append(SampledTokens(prompt))
-        self._sample = Sample(
+        self.samples += 1
+        self.record.begin(prompt)
+        self._is_fresh = True
+        self._sample = SampleReader(
             self._tokenizer,
             self._rules,
             self.sessions,
@@ -253,23 +271,28 @@ class Turn:
         self._stopped = False
         return prompt
 
-    def feed(self, token: Sampled) -> list[TurnEvent]:
-        """The events of one sampled token."""
+    def feed(self, token: Sampled, experts: Experts | None = None) -> list[TurnEvent]:
+        """The events of one sampled token. `experts`: for the record, those that it was routed
+        to.
+        """
         sample = self._sample
         assert sample is not None
-        record = self.samples[-1]
-        if not record.tokens:
+        if self._is_fresh:
             self._cached += token.cached_tokens
-        record.tokens.append(token.token_id)
-        record.logprobs.append(token.logprob)
+        self._is_fresh = False
+        self.record.add(token.token_id, token.logprob, experts)
         self._completion += 1
-        self._stopped = token.token_id in self._stop_ids
+        self._stopped = token.finish_reason == "stop"
+        if token.finish_reason is None:  # the engine goes on, or does not say
+            self._stopped = token.token_id in self._stop_ids
         events = sample.feed(token)
         self._reasoning += sample.is_reasoning
         return events
 
     def end_sample(self) -> list[TurnEvent]:
-        """The sample is over; without a stop token its tokens ran out. `calls` are to be run."""
+        """The sample is over; its tokens ran out if the engine says so, or if there was no stop
+        token. `calls` are to be run.
+        """
         sample = self._sample
         assert sample is not None
         events = sample.finish()
@@ -278,8 +301,11 @@ class Turn:
         self._index = sample.index
         self._outcome = outcome = sample.outcome
         self._complete_opening(outcome.messages)
-        self._add(outcome.messages)
+        self._messages += outcome.messages
+        if not self._is_verbatim:
+            self._unrendered += outcome.messages
         self._repairs += outcome.repairs
+        self.mistakes += len(outcome.mistakes)
         self.has_called |= bool(outcome.calls or outcome.builtin)
         self.calls = []
         for call in outcome.builtin:
@@ -304,10 +330,10 @@ class Turn:
 
     # How it goes on
 
-    def _refusal(self, outcome: Outcome) -> ToolResult | None:
+    def _refusal(self, outcome: Gathered) -> ToolResult | None:
         """The result of a call that may not be run. None: it may, and is counted."""
         # a caller that has calls to carry out, too, goes on with a new turn, which reads the result
-        if not self._stopped or (self._has_no_tokens and not outcome.calls):
+        if not self._stopped or (self.has_no_tokens and not outcome.calls):
             return ToolResult(NO_TOKENS_LEFT, failed=True)
         if self._rounds > 0 and self._calls_left is None:
             return None
@@ -329,7 +355,7 @@ class Turn:
             return "approval"
         if not (outcome.builtin or outcome.mistakes):
             return "stop"
-        if self._has_no_tokens:
+        if self.has_no_tokens:
             return "length"
         if outcome.builtin:
             self._rounds -= 1
@@ -357,10 +383,14 @@ class Turn:
             opening = replace(messages[0], content=opening.text + messages[0].text)
         messages[:1] = [opening]
 
-    def _add(self, messages: Iterable[Message]) -> None:
-        added = list(messages)
-        self._messages += added
-        self._unrendered += added
+    def _next_prompt(self) -> list[int]:
+        """Without the opening."""
+        told = self._unrendered
+        self._unrendered = []
+        if self._is_verbatim and self.record.ids:
+            return continued(self.record.ids, told, self._tokenizer)
+        self._history.append(told)
+        return self._history.ids_for_completion()
 
     def _tell_approved(self) -> None:
         """Puts each result behind its call."""
@@ -371,7 +401,9 @@ class Turn:
         self.calls = []
 
     def _tell_results(self) -> None:
-        self._add(self._results_told())
+        told = list(self._results_told())
+        self._messages += told
+        self._unrendered += told
         self._results = {}
         self.calls = []
 

@@ -1,0 +1,52 @@
+"""What reasoning costs at each effort: the reward that ties the length of the analysis to it.
+
+Pure functions of numbers; knows no tasks and no texts. Like the Max form of L1 (arXiv 2503.04697),
+but multiplied with success: thinking less never pays for a wrong answer, and no length is rewarded
+for its own sake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ossia.errors import ConfigError
+from ossia.harmony import Effort
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of one effort. `share`: of the reward, that `budget` tokens of analysis cost, and fewer in
+    proportion; from there to `most` they cost no more. Beyond `most` there is no reward: without
+    that bound, more would be free at low effort as soon as the budget is used up.
+    """
+
+    budget: int
+    most: int
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget <= self.most:
+            raise ConfigError(
+                f"an effort's budget must be above 0 and at most its bound of {self.most} tokens, "
+                f"found {self.budget}"
+            )
+        if not 0 <= self.share < 1:
+            raise ConfigError(
+                f"an effort's share must be at least 0 and below 1, found {self.share}; "
+                "with 1 a right answer would be worth nothing"
+            )
+
+    def reward(self, correct: float, tokens: int) -> float:
+        """`correct`: of the answer, 0 to 1. `tokens`: of its analysis."""
+        if tokens > self.most:
+            return 0.0
+        return correct * (1 - self.share * min(1.0, tokens / self.budget))
+
+
+# For tasks whose gold answers think for 20 to 270 tokens: state, puzzles, machine.
+PRICES: Mapping[Effort, Price] = {
+    Effort.LOW: Price(32, 48, 0.6),
+    Effort.MEDIUM: Price(80, 128, 0.3),
+    Effort.HIGH: Price(256, 400, 0.0),
+}
