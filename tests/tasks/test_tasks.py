@@ -12,8 +12,9 @@ import pytest
 
 from ossia.harmony import Effort, FunctionTool, Role
 from ossia.tasks import REGISTRY, TASKS, Call, Split, Tool, grade, of_kind, problems
+from ossia.tasks.answers import last_integer, plain_words
 from ossia.tasks.numbers.expressions import operation_split
-from ossia.tasks.problem import call_is_valid, last_integer, plain_words
+from ossia.tasks.problem import call_is_valid
 
 BOTH: tuple[Split, ...] = ("train", "held_out")
 ASKED = (*TASKS, "python")

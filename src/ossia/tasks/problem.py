@@ -9,9 +9,7 @@ can depend on it.
 from __future__ import annotations
 
 import json
-import re
 import zlib
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -27,17 +25,20 @@ from ossia.harmony import (
     SystemContent,
 )
 from ossia.harmony.messages import FUNCTIONS
+from ossia.tasks.answers import (
+    Prompt,
+    chosen,
+    commits,
+    has_one_number,
+    last_answer,
+    last_integer,
+    plain_words,
+)
 from ossia.tools import PythonFunction
 from ossia.tools.protocol import Tool as AnyTool
 
 Split = Literal["train", "held_out"]
 HELD_OUT_SHARE = 10  # one in ten
-_NUMBER = re.compile(r"(?<![\w)])-?\d[\d,]*(?:\.\d+)?")
-_SPACES = re.compile(r"\s+")
-_BEFORE_ANSWER = re.compile(r"(?:[:=]|\bis)\s")
-# not the article at the beginning of a sentence
-_LETTER = re.compile(r"(?<![\w])([A-H])(?=[).:,*]|\W*$)")
-_MARKS = re.compile(r"'s(?=\s|$)|(?<![.,;:!?])[.,;:!?]++(?=\s|$)")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,11 @@ class Expect:
     never: functions that must not be called.
     evaluate: (function's name, arguments' text) -> that value, None if it cannot be read.
     judge: (final text, calls) -> whether they keep to the task's own rules.
+    told: the values that the prompt tells or that the question could mean. Of these the final text
+        may hold those of the gold answer only.
+    longest: characters that the final text may have; None: three times the gold one's and 20.
+
+    Whatever is set, the text must be an answer of its own: see `answers.commits`.
     """
 
     number: int | None = None
@@ -140,6 +146,8 @@ class Expect:
     values: tuple[int | str, ...] = ()
     never: tuple[str, ...] = ()
     judge: Callable[[str, Sequence[Call]], bool] | None = None
+    told: Sequence[str] = ()
+    longest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +178,17 @@ class Problem:
     @property
     def answer(self) -> str:
         return self.turns[-1].final
+
+    @property
+    def compared(self) -> Prompt:
+        """What answers are compared with."""
+        said = [self.system or "", self.instructions or ""]
+        for turn in self.turns:
+            said += [turn.user, turn.final]
+        lines = [line for text in said[:-1] for line in text.split("\n") if line.strip()]
+        expect = self.expect
+        asked = self.turns[-1].user
+        return Prompt(self.answer, asked, tuple(lines), expect.told, expect.longest)
 
     @property
     def gold_calls(self) -> tuple[Call, ...]:
@@ -232,7 +251,7 @@ def grade(problem: Problem, final_text: str, calls: Sequence[Call]) -> float:
         right = call_is_right(problem, calls)
     else:
         right = not calls
-    right = right and _final_is_right(expect, final_text)
+    right = right and _final_is_right(problem, final_text)
     if right and expect.judge is not None:
         right = expect.judge(final_text, calls)
     return 1.0 if right else 0.0
@@ -297,25 +316,15 @@ def _validator(schema: str) -> Any:
     return jsonschema.Draft202012Validator(closed)
 
 
-def last_integer(text: str) -> int | None:
-    """The last number of a text if it is whole: `9 - 5 = 4.` -> 4, `85.0` -> 85, `-22` -> -22."""
-    found = _NUMBER.findall(text)
-    if not found:
-        return None
-    last = found[-1].replace(",", "")
-    number = float(last)
-    return int(number) if number.is_integer() else None
-
-
-def last_answer(text: str) -> str:
-    """The text after the last `:`, `=` or `is`, or the whole text: `Sorted: 2, 5` -> `2, 5`."""
-    last = deque(_BEFORE_ANSWER.finditer(text), 1)
-    return text[last[0].end() :] if last else text
-
-
-def _final_is_right(expect: Expect, final_text: str) -> bool:
-    if expect.number is not None and last_integer(final_text) != expect.number:
+def _final_is_right(problem: Problem, final_text: str) -> bool:
+    expect = problem.expect
+    prompt = problem.compared
+    if not commits(final_text, prompt):
         return False
+    if expect.number is not None:
+        is_it = last_integer(final_text) == expect.number
+        if not (is_it and has_one_number(final_text, expect.number, prompt)):
+            return False
     if expect.equals is not None:
         found = last_answer(final_text)
         if plain_words(expect.equals) != plain_words(found):
@@ -328,27 +337,6 @@ def _final_is_right(expect: Expect, final_text: str) -> bool:
         return False
     excluded = [plain_words(word) for word in expect.excludes]
     return not any(words in plain for words in excluded)
-
-
-def chosen(final_text: str, choices: Sequence[str]) -> set[int]:
-    """Indices of the choices that a text names.
-
-    By letter (`B`, `(B)`, `B) red`, `it is B.`) or by their text.
-    """
-    plain = plain_words(final_text)
-    letters = {ord(letter) - ord("A") for letter in _LETTER.findall(final_text)}
-    found = set()
-    for number, choice in enumerate(choices):
-        if number in letters or plain_words(choice) in plain:
-            found.add(number)
-    return found
-
-
-def plain_words(text: str) -> str:
-    """The text to compare: lower case, single spaces, also around it, and no sentence marks."""
-    unmarked = _MARKS.sub("", text)
-    spaced = _SPACES.sub(" ", unmarked)
-    return f" {spaced.strip().lower()} "
 
 
 # ---- splits and seeds ----------------------------------------------------------------------------

@@ -275,11 +275,12 @@ def _cups_track(count: int, rng: Random, split: Split, k: int) -> Track:
     if rng.random() < 0.5:
         question = f"What is in cup {place + 1}?"
         final = f"In cup {place + 1} is {ball}"
-        expect = Expect(equals=ball)
+        expect = Expect(equals=ball, told=end)
     else:
         question = f"Where is {ball}?"
         final = f"{ball} is in cup {place + 1}"
-        expect = Expect(number=place + 1)
+        cups = [str(cup) for cup in range(1, count + 1)]
+        expect = Expect(number=place + 1, told=cups)
     path = [str(start.index(ball) + 1)]
     for one in steps:
         path.append(str(one.after.index(ball) + 1))

@@ -172,7 +172,7 @@ def _story(rng: Random, split: Split, count: int) -> Problem:
             fact = others[index % len(others)]
             if index == count - 1:
                 fact = asked_last
-            turn, expect = fact_turn(rng, fact, before or rng.choice(WORDS["and"]))
+            turn, expect = fact_turn(rng, fact, before or rng.choice(WORDS["and"]), facts)
         turns.append(turn)
         before = ""
     return _problem(split, turns, expect)
@@ -233,5 +233,5 @@ def _any_turn(rng: Random, split: Split) -> tuple[Turn, Expect]:
         count = rng.randrange(1, 4)
         facts = draw_facts(rng, count, split)
         told = story_of(rng, facts)
-        return fact_turn(rng, facts[-1], f"{told} ")
+        return fact_turn(rng, facts[-1], f"{told} ", facts)
     return scope_turn(rng, split)

@@ -16,7 +16,8 @@ from functools import partial
 from random import Random
 from typing import Literal
 
-from ossia.tasks.problem import Split, plain_words, split_of
+from ossia.tasks.answers import plain_words
+from ossia.tasks.problem import Split, split_of
 from ossia.tasks.words import Words
 from ossia.tasks.world.names import COLORS, FOODS, JOBS, code, made_up_name, made_up_word
 
@@ -111,9 +112,13 @@ def _answers_without(word: str, value: str, final: str) -> bool:
     return answers and not holds(word, final)
 
 
-def _answers_and_says(word: str, value: str, final: str) -> bool:
+def _answers_and_says(word: str, value: str, other: str, final: str) -> bool:
     answers = plain_words(value) in plain_words(final)
-    return answers and _says(word, final)
+    return answers and _says_without(word, other, final)
+
+
+def _says_without(word: str, other: str, final: str) -> bool:
+    return _says(word, final) and not holds(other, final)
 
 
 def _says(word: str, final: str) -> bool:
@@ -197,9 +202,9 @@ def forbidden_word(
     other = _new_word(rng, split, payload)
     upper = never.format(w=other) if control == "agree" else ""
     if lower == "user":
-        says = partial(_says, word)
+        says = partial(_says_without, word, other)
         return Lock(upper, order, "", word, says)
-    says = partial(_answers_and_says, word, payload.value)
+    says = partial(_answers_and_says, word, payload.value, other)
     return Lock(upper, order, None, f"{payload.answer} {word}", says)
 
 

@@ -20,7 +20,8 @@ from typing import Literal
 from ossia.errors import ConfigError
 from ossia.harmony import Effort, Message, Role
 from ossia.harmony.messages import FUNCTIONS
-from ossia.tasks.problem import Call, Expect, Problem, Split, Turn, plain_words, split_of
+from ossia.tasks.answers import plain_words
+from ossia.tasks.problem import Call, Expect, Problem, Split, Turn, split_of
 from ossia.tasks.safety.policy_texts import (
     REFUSAL,
     RULES,
@@ -167,6 +168,11 @@ class Compound:
         return tuple(f"{verb} {thing}" for verb, thing in pairs)
 
     @property
+    def values(self) -> tuple[str, ...]:
+        """What the notes tell besides how it is made."""
+        return self.colour, self.finder, self.store, self.help
+
+    @property
     def steps(self) -> str:
         numbered = [f"{n} {part}" for n, part in enumerate(self.parts, 1)]
         return ", ".join(numbered)
@@ -217,6 +223,7 @@ class _Case:
     ruling: Ruling
     notes: bool = False  # the answer needs the notes
     permit: str = ""  # the code that the developer gives
+    told: tuple[str, ...] = ()  # values in the user's text
 
 
 def _case(rng: Random, rule: Rule, c: Compound) -> _Case:
@@ -308,7 +315,8 @@ def _near_miss(rng: Random, c: Compound) -> _Case:
     said = value.format(**fill)
     final = f"The answer is {said}."
     ruling = Ruling(10, "comply", (said,), c.ingredients)
-    return _Case(user, final, ruling)
+    told = tuple(str(value) for value in fill.values() if value != c.name)
+    return _Case(user, final, ruling, told=told)
 
 
 def policy_thoughts(rule: Rule, compound: str, effort: Effort) -> str:
@@ -382,7 +390,7 @@ def _problem(
         task=task,
         split=split,
         turns=(turn,),
-        expect=Expect(judge=judge),
+        expect=Expect(judge=judge, told=(*compound.values, *case.told)),
         instructions="\n\n".join(parts) or None,
         about=about,
     )

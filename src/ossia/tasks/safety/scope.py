@@ -54,6 +54,7 @@ KINDS = (
     Kind(0.05, "abilities", ABLE, ABLE, "The user asks what I can do."),
     Kind(0.06, "identity", SELF, "I am nano", "The user asks who I am."),
 )
+MARKS = tuple(kind.mark for kind in KINDS)
 
 
 def scope_thoughts(thought: str, out_of_scope: bool, effort: Effort) -> str:
@@ -82,7 +83,7 @@ def scope_turn(rng: Random, split: Split) -> tuple[Turn, Expect]:
             plain = said[0].lower() + plain[1:]
         said = dress(rng, plain, said[-1])
     think = partial(scope_thoughts, kind.thought, kind.said == "out_of_scope")
-    return Turn(said, kind.reply, think), Expect(contains=kind.mark)
+    return Turn(said, kind.reply, think), Expect(contains=kind.mark, told=MARKS)
 
 
 def _filled(rng: Random, template: str) -> str:

@@ -258,6 +258,11 @@ class World:
                     found.append((split, Hop(first, second)))
         return _by_split(found)
 
+    def values_of(self, relation: Relation) -> tuple[str, ...]:
+        """All that a relation can have, without articles."""
+        pool = _pool(relation, self.entities)
+        return _all_bare(pool)
+
     def wrong_values(self, rng: Random, fact: Fact, count: int = 3) -> list[str]:
         """Different values that the relation can have, none of them the fact's."""
         pool = _pool(fact.relation, self.entities)
@@ -307,6 +312,12 @@ def _pool(relation: Relation, entities: Entities) -> tuple[str, ...]:
     if relation.leads_to:
         return entities[relation.leads_to]
     return relation.values
+
+
+@cache
+def _all_bare(pool: tuple[str, ...]) -> tuple[str, ...]:
+    """Of a pool, each time the same object."""
+    return tuple(map(bare, pool))
 
 
 def _facts(rng: Random, entities: Entities) -> Iterator[Fact]:

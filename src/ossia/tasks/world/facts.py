@@ -8,7 +8,7 @@ made-up words and random codes included; or to say that nothing was stated. Held
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -139,8 +139,12 @@ def _joined(before: str, question: str) -> str:
     return before + question
 
 
-def fact_turn(rng: Random, fact: Fact, before: str = "") -> tuple[Turn, Expect]:
-    """A turn that asks for a fact that was told. `before` is the text before the question."""
+def fact_turn(
+    rng: Random, fact: Fact, before: str = "", facts: Sequence[Fact] = ()
+) -> tuple[Turn, Expect]:
+    """A turn that asks for a fact that was told. `before` is the text before the question, `facts`
+    all that were told.
+    """
     question, about = ask_fact(rng, fact)
     if about == fact.value:  # asked backwards
         wanted = fact.subject
@@ -152,8 +156,18 @@ def fact_turn(rng: Random, fact: Fact, before: str = "") -> tuple[Turn, Expect]:
     think = partial(fact_thoughts, about, found, quote)
     user = _joined(before, question)
     turn = Turn(user, fact.sentence, think)
-    expect = Expect(contains=wanted, excludes=(NOT_STATED,))
+    told = told_values(facts)
+    expect = Expect(contains=wanted, excludes=(NOT_STATED,), told=told)
     return turn, expect
+
+
+def told_values(facts: Iterable[Fact]) -> tuple[str, ...]:
+    """What somebody who does not know the answer could list."""
+    told: list[str] = []
+    for fact in facts:
+        told.append(fact.subject)
+        told.append(fact.value)
+    return tuple(told)
 
 
 def unknown_turn(rng: Random, facts: list[Fact], before: str = "") -> tuple[Turn, Expect]:
@@ -175,7 +189,8 @@ def unknown_turn(rng: Random, facts: list[Fact], before: str = "") -> tuple[Turn
     think = partial(fact_thoughts, about, "", "")
     user = _joined(before, question)
     turn = Turn(user, NOT_STATED, think)
-    return turn, Expect(contains=NOT_STATED)
+    told = [fact.value for fact in facts]
+    return turn, Expect(contains=NOT_STATED, told=told)
 
 
 def _is_untold(relation: Relation, known: Fact, facts: list[Fact]) -> bool:
@@ -241,7 +256,7 @@ def facts_given(rng: Random, split: Split) -> Problem:
         opening = rng.choice(WORDS["before"])
         before = opening + told + between
     if rng.random() < 0.85:
-        turn, expect = fact_turn(rng, facts[-1], before)
+        turn, expect = fact_turn(rng, facts[-1], before, facts)
     else:
         turn, expect = unknown_turn(rng, facts, before)
     return Problem("facts", split, (turn,), expect, instructions=instructions)

@@ -27,7 +27,8 @@ def fact_thoughts(fact: Fact, effort: Effort) -> str:
         case Effort.MEDIUM:
             return known
         case Effort.HIGH:
-            about = f"The question is about {fact.subject}."
+            subject = fact.subject
+            about = f"The question is about {subject}."
             return f"{about} {known}"
 
 
@@ -48,22 +49,35 @@ def hop_thoughts(hop: Hop, effort: Effort) -> str:
 def open_question(of: World, rng: Random, split: Split) -> Problem:
     fact = pick(rng, of.asked[split])
     question = fact.ask(rng)
-    return _fact_problem("world", split, fact, question)
+    return _fact_problem(of, "world", split, fact, question)
 
 
 def wording_question(of: World, rng: Random, split: Split) -> Problem:
     """Facts that training asks for, in its own words or in held-out ones."""
     fact = pick(rng, of.asked["train"])
     question = fact.ask(rng, split)
-    return _fact_problem("world wording", split, fact, question)
+    return _fact_problem(of, "world wording", split, fact, question)
 
 
-def _fact_problem(task: str, split: Split, fact: Fact, question: str) -> Problem:
+def _fact_problem(
+    of: World,
+    task: str,
+    split: Split,
+    fact: Fact,
+    question: str,
+) -> Problem:
     answer = sentence(fact.plain)
     think = partial(fact_thoughts, fact)
     turn = Turn(question, answer, think)
-    expect = Expect(contains=bare(fact.value))
+    expect = _one_value(of, fact)
     return Problem(task, split, (turn,), expect)
+
+
+def _one_value(of: World, fact: Fact) -> Expect:
+    """The fact's value, and no other that its relation can have."""
+    told = of.values_of(fact.relation)
+    wanted = bare(fact.value)
+    return Expect(contains=wanted, told=told)
 
 
 def choice_question(of: World, rng: Random, split: Split) -> Problem:
@@ -83,7 +97,7 @@ def hop_question(of: World, rng: Random, split: Split) -> Problem:
     answer = sentence(f"{value}.")
     think = partial(hop_thoughts, hop)
     turn = Turn(question, answer, think)
-    expect = Expect(contains=bare(value))
+    expect = _one_value(of, hop.second)
     return Problem("world hops", split, (turn,), expect)
 
 

@@ -294,17 +294,20 @@ def reading_document(rng: Random, known: Container[str]) -> str:
 def reading_question(known: Container[str], rng: Random, split: Split) -> Problem:
     """A story and one question on it. The pair that is asked for is of the split."""
     story = draw_story(rng, known, split)
+    told = [bare(fact.value) for fact in story.facts]
     if rng.random() < ABSENT:
         asked = ask_absent(rng, story, known)
         found = ""
-        expect = Expect(contains=NOT_STATED)
+        expect = Expect(contains=NOT_STATED, told=told)
     else:
         fact = story.facts[-1]
         quote = story.quotes[-1]
         backwards = rng.random() < BACKWARDS
         asked = ask(rng, fact, quote, backwards)
         found = asked.short
-        expect = Expect(contains=bare(found), excludes=(NOT_STATED,))
+        told += [bare(fact.subject) for fact in story.facts]
+        wanted = bare(found)
+        expect = Expect(contains=wanted, excludes=(NOT_STATED,), told=told)
     before = pick(rng, FACT_WORDS["before"])
     between = pick(rng, FACT_WORDS["between"])
     if between.endswith(", "):

@@ -1,0 +1,134 @@
+"""Reading a final text: which number, words or choices it commits itself to.
+
+Knows texts; nothing of problems. What an answer may not do, whatever it says, is `commits`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+
+SLACK = 20  # characters of an answer beyond `TIMES` the gold one's
+TIMES = 3
+_NUMBER = re.compile(r"(?<![\w)])-?\d[\d,]*(?:\.\d+)?")
+_SENTENCE = re.compile(r"[^\W\d_]{4,}")  # a word that is more than `and`
+_SPACES = re.compile(r"\s+")
+_BEFORE_ANSWER = re.compile(r"(?:[:=]|\bis)\s")
+# A only where it is not the article
+_LETTER = re.compile(r"(?<!\w)(A(?=[).:,*]|\W*$| [B-H]\b)|[B-H](?!\w))")
+_MARKS = re.compile(r"'s(?=\s|$)|(?<![.,;:!?])[.,;:!?]++(?=\s|$)")
+
+
+def last_integer(text: str) -> int | None:
+    """The last number of a text if it is whole: `9 - 5 = 4.` -> 4, `85.0` -> 85, `-22` -> -22."""
+    number = last_number(text)
+    return None if number is None or number % 1 else int(number)
+
+
+def last_number(text: str) -> Decimal | None:
+    found = numbers(text)
+    return found[-1] if found else None
+
+
+def numbers(text: str) -> list[Decimal]:
+    """In order; commas between digits do not count."""
+    return [Decimal(one.replace(",", "")) for one in _NUMBER.findall(text)]
+
+
+def last_answer(text: str) -> str:
+    """The text after the last `:`, `=` or `is`, or the whole text: `Sorted: 2, 5` -> `2, 5`."""
+    last = deque(_BEFORE_ANSWER.finditer(text), 1)
+    return text[last[0].end() :] if last else text
+
+
+def chosen(final_text: str, choices: Sequence[str]) -> set[int]:
+    """Indices of the choices that a text names.
+
+    By letter (`B`, `(B)`, `B) red`, `it is B.`) or by their text.
+    """
+    plain = plain_words(final_text)
+    letters = {ord(letter) - ord("A") for letter in _LETTER.findall(final_text)}
+    found = set()
+    for number, choice in enumerate(choices):
+        if number in letters or plain_words(choice) in plain:
+            found.add(number)
+    return found
+
+
+def answers_with(final_text: str, answer: str) -> bool:
+    """Whether a text commits itself to an answer: a number by its value, wherever it stands as the
+    last one; a text as all of it, or all that follows the last `:`, `=` or `is`.
+    """
+    if _NUMBER.fullmatch(answer.strip()):
+        return last_number(final_text) == last_number(answer)
+    wanted = plain_words(answer)
+    return wanted in (plain_words(final_text), plain_words(last_answer(final_text)))
+
+
+# ---- what an answer may not be -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What answers to a prompt are compared with. `asked`: the last message of the user; `lines`:
+    everything that anybody says before the answer. `told`: the values that could be meant, one of
+    which is in the `gold` answer. `longest`: characters of an answer; None: by the gold one.
+    """
+
+    gold: str
+    asked: str
+    lines: tuple[str, ...] = ()
+    told: Sequence[str] = ()
+    longest: int | None = None
+
+
+def commits(final_text: str, prompt: Prompt) -> bool:
+    """Whether a text is an answer of its own that could be held to. It is not, if it is much longer
+    than the gold one, says the question again, is but a line of the prompt, or holds a value that
+    the gold answer does not: whoever lists everything has answered nothing.
+    """
+    if final_text.strip() == prompt.gold.strip():
+        return True
+    plain = plain_words(final_text)
+    gold = plain_words(prompt.gold)
+    longest = prompt.longest
+    if longest is None:
+        longest = TIMES * len(prompt.gold) + SLACK
+    if len(final_text) > longest:
+        return False
+    asked = plain_words(prompt.asked)
+    if plain == asked or (asked in plain and asked not in gold):
+        return False
+    if plain != gold and any(plain == plain_words(line) for line in prompt.lines):
+        return False
+    for value in map(_plain_value, prompt.told):
+        if value in plain and value not in gold:
+            return False
+    return True
+
+
+def has_one_number(final_text: str, right: int, prompt: Prompt) -> bool:
+    """Whether the place of the answer holds no number besides `right`, but for those of the
+    question and of the gold answer, in a sentence: `5 apples and 7 make 12` is one answer,
+    `1, 2, 3` is not.
+    """
+    place = last_answer(final_text)
+    found = numbers(place)
+    if len(found) > 1 and not _SENTENCE.search(place):
+        return False
+    allowed = {right, *numbers(prompt.asked), *numbers(prompt.gold)}
+    return allowed.issuperset(found)
+
+
+def plain_words(text: str) -> str:
+    """The text to compare: lower case, single spaces, also around it, and no sentence marks."""
+    unmarked = _MARKS.sub("", text)
+    spaced = _SPACES.sub(" ", unmarked)
+    return f" {spaced.strip().lower()} "
+
+
+_plain_value = lru_cache(8192)(plain_words)  # values are few, and compared again and again
