@@ -38,6 +38,7 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
     5: {"tools": ("harmony",), "tasks": ("harmony", "tools")},
     6: {"turn": ("harmony", "tools", "tasks", "engine")},
     7: {
+        "judges": ("harmony", "tools", "tasks"),
         "server": ("turn", "engine", "harmony", "tools"),
         "data": ("harmony", "tasks"),
         "train": ("kernels", "model", "checkpoint", "engine", "harmony", "turn", "tasks", "data"),
@@ -63,6 +64,7 @@ NEVER_LOADS_TORCH = (
     "config",
     "turn",
     "turn.many",
+    "judges",
     "commands.harmony",
     "commands.main",
     "commands.train",

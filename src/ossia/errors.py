@@ -17,6 +17,7 @@
     │   ├── SandboxError          code cannot be confined, or the sandbox does not start
     │   └── ContainerError        a container that is unknown, expired, full or one too many
     ├── ModelNotFoundError      a name that is not a preset, a path or a model we can download now
+    ├── JudgeError              a model that is no judge, or a damaged file of verdicts
     ├── DataError               training data that is damaged, missing or of another vocabulary
     └── TrainingError           a run that cannot go on: bad resume state, loss that is not a number
 
@@ -146,6 +147,10 @@ class McpError(ToolError):
 
 class ModelNotFoundError(OssiaError):
     """A model name that is neither a preset, a path nor something that can be downloaded now."""
+
+
+class JudgeError(OssiaError):
+    """A model that cannot be trusted with verdicts, or a file of them that is damaged."""
 
 
 class DataError(OssiaError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ MAX_CHARACTERS = 200
 MAX_DIGITS = 200
 MAX_EXPONENT = 64
 MAX_DEPTH = 60
+_RUN_TOGETHER = re.compile(r"\d(?![eE][+-]?\d)[^\W\d]")  # a number and a word: 12if
 
 # ---- the tool itself -----------------------------------------------------------------------------
 
@@ -43,6 +45,8 @@ def evaluate(expression: str) -> int | float:
     if len(expression) > MAX_CHARACTERS:
         raise ToolError(f"the expression is longer than {MAX_CHARACTERS} characters")
     plain = expression.translate(_LIKE_SIGNS).strip().rstrip("=").strip()
+    if _RUN_TOGETHER.search(plain):  # Python would warn of it, for everybody to see
+        raise ToolError("this is not an arithmetic expression")
     try:
         tree = ast.parse(plain, mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
