@@ -57,7 +57,8 @@ def test_reasoning_replaced_by_noise_changes_no_reward() -> None:
 
 
 def test_counts_add_up() -> None:
-    assert Counts(1, 2, 3, 4, 5, 6, 7) + Counts(sampled=1, turns=1) == Counts(2, 2, 3, 4, 5, 6, 8)
+    some = Counts(1, 2, 3, 4, 5, 6, 7, 8)
+    assert some + Counts(sampled=1, turns=1) == Counts(1, 3, 3, 4, 5, 6, 7, 9)
 
 
 def test_what_cannot_be_graded_is_not_wrong() -> None:

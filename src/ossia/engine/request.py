@@ -217,6 +217,7 @@ class SampledToken:
     finish_reason: FinishReason | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     cached_tokens: int = 0
+    experts: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)

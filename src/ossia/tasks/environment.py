@@ -34,11 +34,13 @@ Reason = Literal["stop", "length", "tool_rounds", "budget", "context", "invalid"
 
 @dataclass(frozen=True)
 class Counts:
-    """Of a sample so far. Tokens: `sampled`, and of these `analysis`. Calls: `calls` that were
-    answered, of these `failures` of tools; and `mistakes` that could not be understood. `repairs`:
-    what was mended of calls and damaged text. `turns`: of the user.
+    """Of a sample so far. Tokens: `prompt`, of each request to the engine; `sampled`, and of these
+    `analysis`. Calls: `calls` that were carried out, of these `failures` of tools; and `mistakes`
+    that could not be understood. `repairs`: what was mended of calls and damaged text. `turns`: of
+    the user.
     """
 
+    prompt: int = 0
     sampled: int = 0
     analysis: int = 0
     calls: int = 0

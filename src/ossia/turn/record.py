@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-Experts = Sequence[Sequence[int]]  # of a token: those that each layer chose
+Experts = Sequence[Sequence[int]]  # by layer, those that a token went to
 
 
 @dataclass(frozen=True)
 class Piece:
     """Ids that follow. `logprobs`: of each, as the engine saw them; None: inserted, not sampled.
-    `experts`: of each, where the engine tells them.
+    `experts`: of each, where the engine tells them: those of the token that it was drawn after.
     """
 
     ids: tuple[int, ...]

@@ -32,7 +32,7 @@ from ossia.tools import SessionKey, Sessions, Toolbox
 from ossia.tools.sessions import CLOSE_SECONDS
 from ossia.turn.chores import Done
 from ossia.turn.events import Sampled
-from ossia.turn.record import Experts, Recorder, Segment
+from ossia.turn.record import Recorder, Segment
 from ossia.turn.sample import Rules
 from ossia.turn.turn import Limits, Turn
 
@@ -130,9 +130,9 @@ class Rollout:
     def tokens_left(self) -> int | None:
         return self._turn.tokens_left
 
-    def feed(self, token: Sampled, experts: Experts | None = None) -> bool:
+    def feed(self, token: Sampled) -> bool:
         """Whether the sample is over, whatever the engine says."""
-        self._turn.feed(token, experts)
+        self._turn.feed(token)
         return self._turn.sample_is_over
 
     def end(self) -> Step:
@@ -243,6 +243,7 @@ class Rollout:
         turn = self._turn
         plain = Outcome.of(turn.messages, reason)
         counts = Counts(
+            prompt=turn.usage.prompt,
             sampled=turn.usage.completion,
             analysis=turn.usage.reasoning,
             calls=self._calls,

@@ -71,7 +71,7 @@ from ossia.turn.events import (
     Usage,
     new_id,
 )
-from ossia.turn.record import Experts, Recorder
+from ossia.turn.record import Recorder
 from ossia.turn.results import within
 from ossia.turn.sample import BuiltinCall, Gathered, Rules, SampleReader
 
@@ -271,16 +271,14 @@ class Turn:
         self._stopped = False
         return prompt
 
-    def feed(self, token: Sampled, experts: Experts | None = None) -> list[TurnEvent]:
-        """The events of one sampled token. `experts`: for the record, those that it was routed
-        to.
-        """
+    def feed(self, token: Sampled) -> list[TurnEvent]:
+        """The events of one sampled token."""
         sample = self._sample
         assert sample is not None
         if self._is_fresh:
             self._cached += token.cached_tokens
         self._is_fresh = False
-        self.record.add(token.token_id, token.logprob, experts)
+        self.record.add(token.token_id, token.logprob, token.experts)
         self._completion += 1
         self._stopped = token.finish_reason == "stop"
         if token.finish_reason is None:  # the engine goes on, or does not say
