@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import random
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import get_type_hints
 
 import pytest
 
-from ossia.errors import ConfigError
-from ossia.harmony import Conversation, Effort, Message, Role
+from ossia.errors import ConfigError, DataError
+from ossia.harmony import (
+    Conversation,
+    Effort,
+    FunctionTool,
+    Message,
+    Role,
+    SystemContent,
+    ToolNamespace,
+)
 from ossia.tasks import REGISTRY, problems
 from ossia.tasks.effort import PRICES, Price
 from ossia.tasks.environment import (
@@ -21,6 +30,9 @@ from ossia.tasks.environment import (
     graded,
     static,
 )
+from ossia.tasks.replay import gold_reward
+from ossia.tools import SessionKey, Tool, ToolResult
+from ossia.tools.kinds import FUNCTION
 
 
 def thought(text: str) -> Message:
@@ -83,6 +95,73 @@ def test_an_ask_of_a_problem() -> None:
     assert (ask.task, ask.arm, ask.group, ask.seed) == ("state", "state/low", 3, 9)
     assert ask.about == problem.about
     assert ask.environment().prompt(Effort.LOW) == problem.prompt(Effort.LOW)
+
+
+@dataclass
+class Counting:
+    """Asks to count twice; the tool goes on where it was."""
+
+    asked: int = 0
+    ends: bool = True
+
+    @property
+    def tools(self) -> list[Tool]:
+        return [Counter()]
+
+    def prompt(self, effort: Effort, system: SystemContent | None = None) -> list[Message]:
+        return [Message(Role.USER, "Count.")]
+
+    def next(self, outcome: Outcome) -> list[Message] | None:
+        self.asked += 1
+        return [Message(Role.USER, "Again")] if self.asked == 1 else None
+
+    def reward(self, outcome: Outcome) -> Reward:
+        right = [call.result for call in outcome.calls] == ["2"] and outcome.counts.turns == 2
+        return Reward(float(right))
+
+    def gold(self, effort: Effort) -> list[Message]:
+        call = Message(Role.ASSISTANT, "{}", None, "commentary", "functions.count")
+        stale = Message(Role.TOOL, "?", "functions.count", "commentary", "assistant")
+        final = Message(Role.ASSISTANT, "done", channel="final")
+        once = [thought("I count."), call, stale, final]
+        return [*once, Message(Role.USER, "Again"), *once] if self.ends else once
+
+
+class Counter:
+    kind = FUNCTION
+    namespace = ToolNamespace("functions", None, (FunctionTool("count"),))
+
+    def session(self, key: SessionKey) -> Counted:
+        return Counted()
+
+
+@dataclass
+class Counted:
+    count: int = 0
+
+    def action(self, function: str, text: str) -> None:
+        return None
+
+    def call(self, function: str, text: str, deadline: float | None) -> ToolResult:
+        self.count += 1
+        return ToolResult(str(self.count))
+
+    def close(self) -> None:
+        return None
+
+
+def test_a_gold_conversation_is_replayed() -> None:
+    """Its calls are really made, and further turns of the user must be those of the environment."""
+    assert gold_reward(Counting, Effort.LOW) == Reward(1.0)
+    with pytest.raises(DataError, match="ends before the user's 'Again'"):
+        gold_reward(partial(Counting, ends=False), Effort.LOW)
+    with pytest.raises(DataError, match="which the environment does not say"):
+        gold_reward(partial(Counting, asked=1), Effort.LOW)
+    assert gold_reward(partial(Given, Conversation(())), Effort.LOW) is None
+    for problem in problems("tools", 20) + problems("hierarchy", 20):
+        for effort in Effort:
+            reward = gold_reward(partial(static, problem), effort)
+            assert reward is not None and reward.value == 1.0, problem
 
 
 def test_thinking_has_its_price() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from ossia.harmony import DeveloperContent, Effort, Role, SystemContent
 from ossia.tasks.environment import Outcome, Reward, graded
 from ossia.tasks.external import as_reward, read_rows, read_task
 from ossia.tasks.gyms import reasoning_gym_task, verifiers_task
+from ossia.tasks.problem import Call
+from ossia.tasks.replay import gold_reward
 
 SYSTEM = SystemContent(effort=Effort.LOW)
 
@@ -43,6 +46,26 @@ def test_rows_with_answers_need_no_code(tmp_path: Path) -> None:
     assert not graded(second, Outcome("Paris or Rome")).correct
     gold = second.gold(Effort.LOW)
     assert gold is not None and graded(second, Outcome.of(gold)).value == 1.0
+
+
+def test_the_examples_of_the_docs(tmp_path: Path) -> None:
+    """What docs/tasks.md shows runs as it stands."""
+    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    (rows,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    code, from_python = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    task = read_task(written(tmp_path / "sums.jsonl", rows))
+    assert [len(task.rows), *task.rows[1]["about"]] == [3, "kind"]
+    for number in range(3):
+        reward = gold_reward(task.ask(number, Effort.LOW).environment, Effort.LOW)
+        assert reward is not None and reward.value == 1.0
+    own = read_task(code=written(tmp_path / "reward.py", code)).ask(0, Effort.LOW).environment()
+    looked_up = (Call("lookup", '{"city": "Oslo"}', "Norway"),)
+    assert graded(own, Outcome("Oslo is in Norway.", looked_up)).value == 1.0
+    assert graded(own, Outcome("Oslo is in Norway.")).value == 0.0
+    assert graded(own, Outcome("Norway, Italy, France " * 9, looked_up)).value == 0.0
+    found: dict[str, Any] = {}
+    exec(from_python.replace('"sums.jsonl"', repr(str(tmp_path / "sums.jsonl"))), found)
+    assert found["ask"].task == "sums"
 
 
 def test_a_reward_of_ones_own(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """Evaluating a loaded model: its answers to cases, and the report.
 
-How many conversations are answered at once is `turn/many.py`'s, what is right the tasks'.
+How many conversations are answered at once is `turn/many.py`'s, what is right the tasks'. The
+answers are those that are served: history is rendered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from ossia.engine import Engine, SamplingParams
@@ -14,15 +15,26 @@ from ossia.tasks.environment import Ask, Given
 from ossia.tasks.evals import Case, Report, Result, judge
 from ossia.turn import Limits
 from ossia.turn.many import AT_ONCE, sample_many
-from ossia.turn.rollout import Manner
+from ossia.turn.rollout import Manner, Sample
 
 TOKENS_EACH = 2048  # cache space per conversation that runs, unless the context is shorter
+CUT = ("length", "budget", "context")  # how answers end whose tokens ran out
 
 
 def engine_for(llm: LLM, at_once: int = AT_ONCE) -> Engine:
     """An engine of its own for so many conversations at a time."""
-    each = min(TOKENS_EACH, llm.config.max_context_length)
-    return Engine(llm.model, capacity=at_once * each, max_running=at_once)
+    longest = llm.config.max_context_length
+    capacity = max(longest, at_once * min(TOKENS_EACH, longest))
+    return Engine(llm.model, capacity=capacity, max_running=at_once)
+
+
+def answer_all(
+    llm: LLM, asks: Sequence[Ask], params: SamplingParams, at_once: int = AT_ONCE
+) -> Iterator[Sample]:
+    """The answers as they are finished; `params.max_tokens` is of each. Raises as `sample_many`."""
+    manner = Manner(Limits(params.max_tokens), verbatim=False)
+    engine = engine_for(llm, at_once)
+    return sample_many(engine, llm.tokenizer, asks, params, at_once=at_once, manner=manner)
 
 
 def evaluate(
@@ -36,23 +48,19 @@ def evaluate(
     """Answer every case and grade it: the report, and how many answers were cut because their
     tokens ran out.
 
-    The answers are those that are served: history is rendered. `progress` is told (answers so far,
-    answers in all). Raises as `sample_many`.
+    `progress` is told (answers so far, answers in all).
     """
     results: dict[int, Result] = {}
     cut = 0
-    manner = Manner(Limits(params.max_tokens), verbatim=False)
     asks = [
         Ask(partial(Given, case.prompt, case.problem.offered), case.effort, group=number)
         for number, case in enumerate(cases)
     ]
-    engine = engine_for(llm, at_once)
-    answers = sample_many(engine, llm.tokenizer, asks, params, at_once=at_once, manner=manner)
-    for answer in answers:
+    for answer in answer_all(llm, asks, params, at_once):
         case = cases[answer.group]
         outcome = answer.outcome
         result = judge(case, outcome.final, outcome.calls, outcome.counts.sampled)
         results[answer.group] = result
-        cut += outcome.reason in ("length", "budget", "context")
+        cut += outcome.reason in CUT
         progress(len(results), len(cases))
     return Report(tuple(results[number] for number in range(len(cases)))), cut
