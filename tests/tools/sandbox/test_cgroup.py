@@ -49,12 +49,21 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     return made
 
 
-def test_the_second_version_is_made_beside_a_group_with_processes(tree: Tree) -> None:
-    """A group that has processes has no groups with a memory controller in it."""
+@pytest.mark.parametrize("uid", [1000, 0])
+def test_the_second_version_is_made_beside_a_group_with_processes(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, uid: int
+) -> None:
+    """A group that has processes has no groups with a memory controller in it. Root, who may write
+    everywhere, stays in its own unless the one around it was handed over.
+    """
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
     tree.own("0::/user/ossia/main\n")
     tree.has("user/ossia/main", "pids.max")
     files = ("memory.max", "memory.swap.max", "memory.oom.group", "memory.events")
     around = tree.has("user/ossia", *files)
+    if uid == 0:
+        assert cgroup.make(7 * MB) is None
+        monkeypatch.setattr(os, "getxattr", lambda path, name: b"1")
     group = cgroup.make(7 * MB)
     assert group is not None and group.path.parent == around
     written = {name: (group.path / name).read_text() for name in ("memory.max", "memory.swap.max")}

@@ -25,6 +25,7 @@ ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 NAME = re.compile(r"ossia-(\d+)-[0-9a-f]{8}")
 END_SECONDS = 5.0  # that processes may take to be gone after they were killed
+DELEGATED = ("user.delegate", "trusted.delegate")  # attributes by which systemd says so
 OLD_SECONDS = 60.0
 PROCESSES = "cgroup.procs"
 # enters a group, and becomes the command
@@ -141,8 +142,22 @@ def _places() -> Iterator[tuple[Path, Version]]:
                 yield ROOT / "memory" / below, V1
             elif not controllers:
                 yield ROOT / below, V2
-                if below:
-                    yield (ROOT / below).parent, V2
+                around = (ROOT / below).parent
+                if below and _is_ours(around):
+                    yield around, V2
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a group was handed over to us: in any other, what is started would escape from the
+    limits of our own. Root may write to all of them, so it has to be said.
+    """
+    if os.geteuid():
+        return True
+    for name in DELEGATED:
+        with contextlib.suppress(OSError):
+            if os.getxattr(folder, name) == b"1":
+                return True
+    return False
 
 
 def _remove_old(folder: Path) -> None:
