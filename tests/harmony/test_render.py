@@ -27,6 +27,7 @@ from ossia.harmony import (
     Style,
     SystemContent,
     ToolNamespace,
+    header,
     kept_messages,
     render_conversation,
     render_for_completion,
@@ -433,6 +434,15 @@ def read_back(message: Message, tokenizer: Tokenizer) -> tuple[tuple[Message, ..
 def test_what_is_written_reads_back(message: Message, tokenizer: Tokenizer) -> None:
     """Blanks, slashes and header words in any field."""
     assert read_back(message, tokenizer) == ((message,), [])
+
+
+def test_long_words_of_headers_are_not_kept() -> None:
+    """Clients choose them: some thousands that are kept would be as many times a body's size."""
+    header._kept.cache_clear()
+    assert header.written("author", "x y" * header.LONGEST_KEPT).startswith('"')
+    assert header._kept.cache_info().currsize == 0
+    assert header.written("author", "x y").startswith('"')
+    assert header._kept.cache_info().currsize == 1
 
 
 def test_a_tool_s_name_cannot_leave_its_declaration(tokenizer: Tokenizer) -> None:

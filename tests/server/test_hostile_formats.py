@@ -5,7 +5,9 @@ before anything costly; and what is compiled ends with its client.
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
@@ -404,6 +406,24 @@ async def test_the_vocabulary_is_read_when_the_server_starts(
         await asyncio.to_thread(client.app.state.service.warm().result, 30)
     (reader,) = readers
     assert reader is not threading.current_thread()
+
+
+async def test_garbage_goes_when_the_server_rests(client_for: Callable[..., Any]) -> None:
+    """Python's collector waits for a quarter as much garbage as there are objects."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    async with client_for("x") as client:
+        gc.disable()
+        try:
+            garbage = weakref.ref(Cycle())
+            assert garbage() is not None
+            client.app.state.service.worker._at_rest()
+            assert garbage() is None
+        finally:
+            gc.enable()
 
 
 async def test_what_saves_time_goes_when_the_server_rests(

@@ -62,25 +62,46 @@ async def test_a_light_caller_is_next() -> None:
         await work.end(f"h{n}")
 
 
-async def test_who_leaves_frees_a_place_and_holds_up_nobody() -> None:
+async def test_one_caller_never_has_all_places() -> None:
+    """Work such as reading a PDF gives no place back before its end."""
     work = Work(2)
+    await work.ask("heavy", "h0")
+    await work.ask("heavy", "h1")
+    assert work.begun == ["h0"], "one place stays for others"
+    await work.ask("light", "l0")
+    assert work.begun == ["h0", "l0"]
+    await work.ask("light", "l1")
+    assert not work.places.is_wanted("heavy"), "nobody could have its place"
+    await work.ask("third", "t0")
+    assert work.places.is_wanted("heavy") and work.places.is_wanted("light")
+    await work.end("l0")
+    assert work.begun[2:] == ["t0"]
+    for name in ("h0", "t0", "h1", "l1"):
+        await work.end(name)
+    assert work.begun[3:] == ["l1", "h1"]
+
+
+async def test_who_leaves_frees_a_place_and_holds_up_nobody() -> None:
+    work = Work(3)
     for n in range(4):
         await work.ask("a", f"a{n}")
     await work.leave("a2")  # waits
     await work.leave("a0")  # is at work
     assert work.begun == ["a0", "a1", "a3"]
-    await work.ask("b", "b0")
-    await work.ask("b", "b1")
+    for n in range(3):
+        await work.ask("b", f"b{n}")
+    assert work.begun[3:] == ["b0"]
     await work.leave("a1")
-    assert work.begun[-1] == "b0"
-    await work.end("a3")
     assert work.begun[-1] == "b1"
-    for name in ("b0", "b1"):
+    await work.end("b0")
+    assert work.begun[-1] == "b2"
+    for name in ("a3", "b1", "b2"):
         await work.end(name)
     await work.ask("a", "a4")
     await work.ask("a", "a5")
-    assert work.begun[-2:] == ["a4", "a5"], "both places are free again"
-    for name in ("a4", "a5"):
+    await work.ask("b", "b3")
+    assert work.begun[-3:] == ["a4", "a5", "b3"], "all places are free again"
+    for name in ("a4", "a5", "b3"):
         await work.end(name)
 
 

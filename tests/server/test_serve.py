@@ -5,6 +5,7 @@ themselves.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -33,7 +34,9 @@ from ossia.commands.options import parsed
 from ossia.commands.script import read_script
 from ossia.commands.serve import Options, is_loopback, read_secret, settings_of
 from ossia.errors import McpError, RequestError, SandboxError, ToolError
+from ossia.server import ScriptedEngine, create_app
 from ossia.server.access import secret_digest
+from ossia.server.run import listen, serve
 from ossia.server.settings import Limits
 from ossia.tokenizer import Tokenizer
 from ossia.tools.browser import Browser
@@ -249,6 +252,21 @@ def test_weights_that_change_never_change_an_answer(
         status, log = server.ended()
         assert status == (0 if refused else -signal.SIGBUS), log
         assert str(weights) in log
+
+
+def test_what_is_there_at_the_start_is_no_garbage(tokenizer: Tokenizer) -> None:
+    """It is not looked at again, so that garbage is soon found."""
+    frozen: list[int] = []
+
+    def started() -> None:
+        frozen.append(gc.get_freeze_count())
+        signal.raise_signal(signal.SIGTERM)
+
+    before = gc.get_freeze_count()
+    with listen("127.0.0.1", 0) as listening:
+        ended_by = serve(create_app(ScriptedEngine([[1]]), tokenizer), listening, started)
+    assert ended_by is signal.SIGTERM
+    assert frozen[0] > before
 
 
 def test_ctrl_c_drains_too(slow: tuple[str, ...]) -> None:

@@ -32,6 +32,7 @@ Noted = tuple[RepairKind, str]  # a repair's kind, and the text that was wrong
 CHANNELS = DEFAULT_CHANNELS
 TYPES = ("json", "code", "text")  # content types that models write without CONSTRAIN
 TO = "to="
+LONGEST_KEPT = 256  # characters of a word whose written form is kept
 
 _WORD = re.compile(r"\S+")
 _ROLES = re.compile(rf"(?P<role>{'|'.join(Role)})(?:(?P=role))*")
@@ -123,16 +124,23 @@ def read_unfinished(
 Field = Literal["name", "author", "channel", "recipient", "content_type", "constrained"]
 
 
-@lru_cache(maxsize=4096)
 def written(field: Field, text: str) -> str:
     """A word of a header: `text`, in quotes unless it reads back without. `name` follows a role and
     a colon, `author` is a tool's, `constrained` a content type after CONSTRAIN.
     """
+    # clients choose the words: some thousands are kept, and none that takes much memory
+    return _kept(field, text) if len(text) <= LONGEST_KEPT else _quoted(field, text)
+
+
+def _quoted(field: Field, text: str) -> str:
     is_quoted = _unquoted(text) != text
     if not text or (not is_quoted and _is_plain(field, text)):
         return text
     quoted = json.dumps(text, ensure_ascii=False)
     return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)
+
+
+_kept = lru_cache(maxsize=4096)(_quoted)
 
 
 def _is_plain(field: Field, text: str) -> bool:

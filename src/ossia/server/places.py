@@ -2,11 +2,13 @@
 
 Knows whose a piece of work is and when it came; nothing of what is done. The order is that of
 answers (`engine/turns.py`). Work that takes long gives its place back now and then, and asks again.
+Some work cannot, so no caller has all places at once: whoever comes next would wait for its end.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,10 +30,12 @@ class _Guest:
 
 
 class Places:
-    """Of one event loop."""
+    """Of one event loop. Where there are several, one caller has at most all but one."""
 
     def __init__(self, number: int) -> None:
         self.free = number
+        self._most = max(1, number - 1)  # of a caller
+        self._taken: Counter[str] = Counter()  # by caller
         self._turns = Turns()
         self._waiting: list[_Guest] = []
         self._step = 0  # how often a place was given back
@@ -51,19 +55,38 @@ class Places:
             if guest in self._waiting:
                 self._waiting.remove(guest)
             else:
-                self.free += 1
+                self._give_back(caller)
             self._step += 1
             self._admit()
 
     def is_wanted(self, caller: str) -> bool:
-        """Whether anybody else waits for a place. Any thread may ask."""
-        return any(guest.caller != caller for guest in tuple(self._waiting))
+        """Whether anybody else waits for a place that may have one. Any thread may ask."""
+        return any(
+            guest.caller != caller and self._may_have(guest.caller)
+            for guest in tuple(self._waiting)
+        )
 
     def _admit(self) -> None:
         self._turns.settle(self._step)
-        while self.free and self._waiting:
-            first = min(self._waiting, key=self._turns.rank)
+        while self.free:
+            able = [guest for guest in self._waiting if self._may_have(guest.caller)]
+            if not able:
+                return
+            first = min(able, key=self._turns.rank)
             self._waiting.remove(first)
-            self.free -= 1
+            self._take(first.caller)
             if not first.may_begin.done():
                 first.may_begin.set_result(None)
+
+    def _may_have(self, caller: str) -> bool:
+        return self._taken[caller] < self._most
+
+    def _take(self, caller: str) -> None:
+        self.free -= 1
+        self._taken[caller] += 1
+
+    def _give_back(self, caller: str) -> None:
+        self.free += 1
+        self._taken[caller] -= 1
+        if not self._taken[caller]:
+            del self._taken[caller]  # callers come and go

@@ -7,6 +7,7 @@ One object per application, made by `create_app`. Knows no routes and no wire ty
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -53,7 +54,7 @@ from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
 UPLOADS = "uploads"  # the folder beside the containers
-COMPILERS = 2  # requests whose grammars are compiled at the same time; others take turns
+COMPILERS = 2  # callers whose grammars are compiled at the same time; others take turns
 REASONING_KEPT = 8 << 20  # characters of the reasoning that is remembered for calls
 OUT_OF_REACH = -1000.0  # a bias
 OVERHEAD = 600  # bytes of a message besides its text, counted as characters
@@ -97,7 +98,7 @@ class Service:
         self.settings = settings
         self.tokenizer = tokenizer
         self.sealer = Sealer(settings.secret)
-        self.worker = EngineWorker(engine, changed, _forget_what_saves_time)
+        self.worker = EngineWorker(engine, changed, self._rest)
         self.answerer = Answerer(
             self.worker,
             tokenizer,
@@ -306,6 +307,13 @@ class Service:
             except Exception:
                 log.exception("a tool did not close")
 
+    def _rest(self) -> None:
+        """Forgets what only saves time, and collects garbage. In the engine's thread."""
+        forget_formats()
+        forget_types()
+        self.runs.rest()
+        gc.collect()
+
     # Reasoning between calls. A client that drops it would have the model forget why it called.
 
     def remember_thoughts(
@@ -322,12 +330,6 @@ class Service:
     def thoughts_before(self, caller: Caller, call_id: str) -> tuple[Message, ...]:
         """The remembered messages before an answer's first call; empty if there are none."""
         return self._thoughts.get((caller.name, call_id), ())
-
-
-def _forget_what_saves_time() -> None:
-    """And nothing else."""
-    forget_formats()
-    forget_types()
 
 
 def _size(messages: Sequence[Message]) -> int:

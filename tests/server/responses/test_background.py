@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from ossia.server.responses import background
 from ossia.server.responses.background import LAST, Runs, replayed
 from ossia.server.responses.store import Store, StoredResponse
 from ossia.server.wire.errors import ApiError
@@ -412,6 +413,31 @@ async def test_memory_is_limited(store: Store) -> None:
         assert [event["type"].split(".")[-1] for event in short] == [
             "created", "in_progress", "added", "done", "completed",
         ]  # fmt: skip
+
+
+async def test_at_rest_the_latest_ended_runs_are_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(store) as runs:
+        runs.rest()  # nothing has ever run
+        for id in ("old", "new", "open"):
+            feed = Feed(lambda id=id: keep(store, "completed", id))  # type: ignore[misc]
+            runs.start("ann", id, feed.events())
+            await feed.say(30)
+            if id != "open":
+                await feed.end()
+        monkeypatch.setattr(background, "RESTING", runs._bytes - 1)
+        await asyncio.to_thread(runs.rest)
+        await settled()
+        assert len(await heard(runs, id="old")) == 5, "from the store"
+        assert numbers(await heard(runs, id="new")) == list(range(31))
+        monkeypatch.setattr(background, "RESTING", 0)
+        await asyncio.to_thread(runs.rest)
+        await settled()
+        assert len(await heard(runs, id="new")) == 5
+        listener = asyncio.create_task(heard(runs, id="open"))
+        await feed.end()
+        assert numbers(await listener) == list(range(31)), "what runs keeps its events"
 
 
 async def test_a_long_run_loses_its_beginning(store: Store) -> None:

@@ -13,7 +13,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ LAST = {
     "cancelled": "response.incomplete",
 }
 OVERHEAD = 64  # bytes of an event besides its JSON
+RESTING = 4 << 20  # bytes of ended runs' events that stay while nothing is asked
 CLEANUP = 5.0  # seconds that stopped runs have to store what they have
 
 
@@ -65,6 +66,7 @@ class Runs:
         self._running: dict[tuple[str, str], _Run] = {}
         self._ended: OrderedDict[tuple[str, str], _Run] = OrderedDict()  # the earliest first
         self._bytes = 0
+        self._loop: asyncio.AbstractEventLoop | None = None  # where the latest run began
         self._closing = False
         for stored in store.unfinished():
             self._finish(stored, "failed", "the server stopped before the answer was complete")
@@ -83,7 +85,8 @@ class Runs:
         self._forget(self._ended.pop(key, None))
         run = _Run(owner, id)
         self._running[key] = run
-        run.task = asyncio.get_running_loop().create_task(self._consume(run, events))
+        self._loop = asyncio.get_running_loop()
+        run.task = self._loop.create_task(self._consume(run, events))
         run.task.add_done_callback(lambda _: self._end(run))  # whatever ends it
 
     async def follow(self, owner: str, id: str, after: int = -1) -> AsyncGenerator[Event, None]:
@@ -242,14 +245,24 @@ class Runs:
         self._limit()
         return self._running.get((owner, id)) or self._ended.get((owner, id))
 
-    def _limit(self) -> None:
-        """Events of ended runs go first. If those of running ones are too many, the longest run
-        loses the first half of its events; its followers have them already.
+    def rest(self) -> None:
+        """Nothing has been asked for a while: of ended runs the latest stay, as their followers may
+        come back; the others are told from the store. Any thread may call it.
+        """
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it is closed
+                self._loop.call_soon_threadsafe(self._limit, RESTING)
+
+    def _limit(self, most: int | None = None) -> None:
+        """To `most` bytes, by default `max_bytes`. Events of ended runs go first. If those of
+        running ones are too many, the longest run loses the first half of its events; its followers
+        have them already.
         """
         now = time.monotonic()
+        most = self.max_bytes if most is None else most
         while self._ended:
             run = next(iter(self._ended.values()))
-            if self._bytes <= self.max_bytes and now - run.ended <= self.keep:
+            if self._bytes <= most and now - run.ended <= self.keep:
                 break
             self._forget(self._ended.popitem(last=False)[1])
         while self._bytes > self.max_bytes:

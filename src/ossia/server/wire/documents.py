@@ -2,7 +2,7 @@
 read.
 
 Knows the parts that hold files in every API; nothing of what messages mean. A PDF is read by a
-process of its own (`tools/pdf.py`), two at a time, callers in turns, each with limits of time and
+process of its own (`tools/pdf.py`), two at a time, one of a caller, each with limits of time and
 memory; a request has so many seconds for all of its own, and so many characters for documents of
 every kind. A text that was read lately is kept: every turn sends it again. Where code runs, files
 are also put where it finds them (`Shelf`), and the model reads the beginning of a long one.
