@@ -5,10 +5,13 @@ How many conversations are answered at once is `turn/many.py`'s, what is right t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from ossia.engine import Engine, SamplingParams
+from ossia.evals.questions import Answered, Trial
+from ossia.evals.run import Answer
+from ossia.harmony import render_for_completion
 from ossia.llm import LLM
 from ossia.tasks.environment import Ask, Given
 from ossia.tasks.evals import Case, Report, Result, judge
@@ -20,9 +23,10 @@ TOKENS_EACH = 2048  # cache space per conversation that runs, unless the context
 
 
 def engine_for(llm: LLM, at_once: int = AT_ONCE) -> Engine:
-    """An engine of its own for so many conversations at a time."""
-    each = min(TOKENS_EACH, llm.config.max_context_length)
-    return Engine(llm.model, capacity=at_once * each, max_running=at_once)
+    """An engine of its own for so many conversations at a time. One alone may fill the context."""
+    longest = llm.config.max_context_length
+    capacity = max(longest, at_once * min(TOKENS_EACH, longest))
+    return Engine(llm.model, capacity=capacity, max_running=at_once)
 
 
 def evaluate(
@@ -56,3 +60,39 @@ def evaluate(
         cut += outcome.reason in ("length", "budget", "context")
         progress(len(results), len(cases))
     return Report(tuple(results[number] for number in range(len(cases)))), cut
+
+
+def answers(llm: LLM, params: SamplingParams, at_once: int = AT_ONCE) -> Answer:
+    """What `evals.run` asks: answers to trials, each drawn with its own seed. A question that does
+    not fit the context has none, which is said.
+    """
+
+    def answer(trials: Sequence[Trial]) -> Iterator[tuple[int, Answered]]:
+        asks = []
+        most = llm.config.max_context_length
+        for index, trial in enumerate(trials):
+            conversation = trial.question.conversation(trial.effort)
+            length = len(render_for_completion(conversation, llm.tokenizer))
+            if length >= most:
+                yield index, Answered(error=f"its prompt has {length} tokens of {most}")
+                continue
+            given = partial(Given, conversation, trial.question.offered)
+            asks.append(Ask(given, trial.effort, group=index, seed=trial.seed))
+        manner = Manner(Limits(params.max_tokens), verbatim=False)
+        engine = engine_for(llm, at_once)
+        samples = sample_many(engine, llm.tokenizer, asks, params, at_once=at_once, manner=manner)
+        for sample in samples:
+            outcome = sample.outcome
+            counts = outcome.counts
+            answered = Answered(
+                outcome.final,
+                outcome.calls,
+                outcome.reason,
+                counts.sampled,
+                counts.analysis,
+                counts.prompt,
+                "a tool failed" if outcome.reason == "failed" else "",
+            )
+            yield sample.group, answered
+
+    return answer
