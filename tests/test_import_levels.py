@@ -45,7 +45,7 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
         "train": ("kernels", "model", "checkpoint", "engine", "harmony", "turn", "tasks", "data"),
     },
     8: {"llm": None, "serving": None},
-    9: {"commands": None, "__main__": None},
+    9: {"commands": None, "__main__": None, "lm_eval": None},
 }
 LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in modules}
 

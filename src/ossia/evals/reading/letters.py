@@ -20,8 +20,8 @@ _LETTER = re.compile(rf"(?<![{_LATIN}\\'=+/.-])([(\[]?)([A-Za-z])([)\]]?)(?![{_L
 _JOINED = re.compile(r"\s*(?:,\s*)?(?:and|&|/|\+|und|et|y|e|,)\s*[(\[]?([A-Za-z])[)\]]?(?![\w'])")
 # What may stand between a cue and its letter.
 _FILLER = re.compile(
-    r"(?:[\s\"'*_:=.,~#>|]+|\b(?:option|choice|letter|statement|alternative|answer|the|is|it|it's|"
-    r"that|be|would|should|must|will|correct|right|best|final|therefore|thus|hence|so|simply|just|"
+    r"(?:[\s\"'*_:=.,~#>|]+|\b(?:option|choice|letter|statement|alternative|answer|the|is|it's|it|"
+    r"only|that|be|would|should|must|will|correct|right|best|final|therefore|thus|hence|so|simply|just|"
     r"clearly|definitely|indeed|i|we|think|believe|choose|chose|select|pick|go|with|to|likely|"
     r"say|most|number|no|yes|opci[oó]n|opzione|op[cç][aã]o|réponse|antwort|buchstabe|lettre|letra|"
     r"among|options|choices)\b(?!\s*\)))",
@@ -40,7 +40,7 @@ _GOES_ON = re.compile(
 )
 _IS_RIGHT = re.compile(
     r"\s*(?:is|=)\s+(?:\w+ly\s+)?(?:most\s+likely\s+)?(?:the\s+|our\s+|my\s+)?"
-    r"(?:only\s+|single\s+|final\s+)?(?:correct|right|best|true|answer)\b|\s+remains\b|"
+    r"(?:only\s+|single\s+|final\s+)?(?:correct|right|best|true|answer)\b|\s+(?:remains|works|fits|holds)\b|\s+is\s+the\s+only\s+one\b|"
     r"\s*[が是]?(?:正解|正确)",
     re.IGNORECASE,
 )
@@ -108,6 +108,9 @@ class LetterReader:
             return self._with_joined(text, head)
         joined = self._with_joined(text, head)
         return joined if len(joined) > 1 else []
+
+    def speaks(self, sentence: str) -> bool:
+        return True
 
     def is_lone(self, sentence: str, is_last: bool) -> bool:
         return True
@@ -230,6 +233,9 @@ class WordsReader:
 
     def whole(self, text: str) -> Sequence[str]:
         return self._named(plain_words(text))
+
+    def speaks(self, sentence: str) -> bool:
+        return True
 
     def is_lone(self, sentence: str, is_last: bool) -> bool:
         return is_last

@@ -14,7 +14,7 @@ from ossia.evals.reading.values import Number, Read, read_chain, shown, value_of
 
 OTHER = Fraction(-1, 7)  # stands for a second number that was named in the same breath
 _FILLER = re.compile(
-    r"(?:[\s\"'*_:=~#>|\[≈.,]+|\b(?:the|is|it|it's|that|be|are|was|would|should|must|will|correct|"
+    r"(?:[\s\"'*_:=~#>|\[≈.,]+|\b(?:the|is|it's|it|that|be|are|was|would|should|must|will|correct|"
     r"final|answer|therefore|thus|hence|so|simply|just|exactly|precisely|equal|equals|to|indeed|"
     r"clearly|definitely|i|we|think|believe|get|have|obtain|value|number|result|sum|total|of|"
     r"approximately|about|around|integer|also|equivalently|likely|most|a|an|option|yes|only|"
@@ -27,6 +27,9 @@ _BEFORE_VALUE = re.compile(
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"\s*\(?(?:step|case|part|page|line|problem|question|equation|section)\b", re.I)
+_IS_ANSWER = re.compile(
+    r"\W*(?:is|are)\s+(?:\w+\s+){0,3}(?:answer|correct|right|solution|result)\b", re.IGNORECASE
+)
 _UNIT_WORDS = 4  # that may follow a number which is the whole of a clause
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
@@ -36,6 +39,7 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _WORD_VALUES = {word: n for n, word in enumerate(_ONES.split())} | {
     word: 10 * (n + 2) for n, word in enumerate(_TENS.split())
 }
+_SPELLED_IN = re.compile(r"\b(?:" + "|".join(_WORD_VALUES) + r")\b", re.IGNORECASE)
 _SPELLED = re.compile(r"[A-Za-z]+(?:[ -]+[A-Za-z]+){0,8}")
 
 
@@ -61,6 +65,9 @@ class NumberReader:
         if said.why == "nothing":
             return []
         return [OTHER, OTHER / 2] if said.why else [said.value]
+
+    def speaks(self, sentence: str) -> bool:
+        return any(char.isdigit() for char in sentence) or _SPELLED_IN.search(sentence) is not None
 
     def is_lone(self, sentence: str, is_last: bool) -> bool:
         """The last one, or a line that is a number and nothing else."""
@@ -102,8 +109,9 @@ def _values(text: str, read: Read) -> list[Number]:
 
 
 def _is_all(text: str, read: Read) -> bool:
-    after = text[read.end :].split()
-    return len(after) <= _UNIT_WORDS
+    """Whether a clause is a number with its unit, or says that it is the answer."""
+    after = text[read.end :]
+    return len(after.split()) <= _UNIT_WORDS or _IS_ANSWER.match(after) is not None
 
 
 def _past_signs(text: str) -> int:

@@ -47,6 +47,9 @@ class Reader(Protocol):
     def whole(self, text: str) -> Sequence[Any]:
         """Of a box, or of a word in bold."""
 
+    def speaks(self, sentence: str) -> bool:
+        """Whether there may be an answer in a sentence at all."""
+
     def is_lone(self, sentence: str, is_last: bool) -> bool:
         """Whether a sentence may hold a lone answer."""
 
@@ -71,7 +74,7 @@ NOTHING = Said()
 # ---- words ---------------------------------------------------------------------------------------
 
 _CUE_WORDS = (
-    r"\b(?:answers?|ans|antwort|lösung|respuesta|réponse|reponse|resposta|risposta|jawaban(?:nya)?|"
+    r"(?:\b|_)(?:answers?|ans|antwort|lösung|respuesta|réponse|reponse|resposta|risposta|jawaban(?:nya)?|"
     r"jibu|ìdáhùn|idahun)\b|答案|答え|回答|正解|答|정답|답변|답|الإجابة|الاجابة|الجواب|उत्तर|উত্তর"
 )
 _CUE = re.compile(_CUE_WORDS, re.IGNORECASE)
@@ -100,7 +103,11 @@ _DENIES = re.compile(
     r"couldn't|won't|wouldn't|shouldn't|not|neither|nor|falsch|incorrecta?|faux|fausse)\b",
     re.IGNORECASE,
 )
-_GUESSES = re.compile(r"\bguess\w*", re.IGNORECASE)
+# These leave open what is said after them, too.
+_GUESSES = re.compile(
+    r"\b(?:guess\w*|maybe|perhaps|possibly|probably|unsure|uncertain|not (?:sure|certain))\b",
+    re.IGNORECASE,
+)
 _OR_MORE = re.compile(r"\s*(?:more|less|fewer|greater|higher|lower|above|below|so)\b", re.I)
 _GAVE_UP = re.compile(
     r"\b(?:ran out|run out|could ?n[o']t|couldn't|unable|cannot|can't|did ?n[o']t finish|no answer|"
@@ -259,9 +266,15 @@ def _bold(
 def _lone(plain: Sequence[str], reader: Reader) -> Said:
     found: list[Said] = []
     solid = [sentence for sentence in plain if sentence.strip(" .*_-\t")]
-    for place, sentence in enumerate(solid):
-        if not reader.is_lone(sentence, place == len(solid) - 1) or _GAVE_UP.search(sentence):
+    speaking = [n for n, sentence in enumerate(solid) if reader.speaks(sentence)]
+    gave_up = max((n for n, one in enumerate(solid) if _GAVE_UP.search(one)), default=-1)
+    for place in speaking:
+        sentence = solid[place]
+        is_last = place == speaking[-1]
+        if place == gave_up or not reader.is_lone(sentence, is_last):
             continue
+        if is_last and gave_up > place:
+            return NOTHING
         said = decide(sentence, reader.lone)
         if sentence.rstrip().endswith("?") and not said.why:
             said = Said(why="hedged")
@@ -306,7 +319,7 @@ def decide(text: str, find: Find) -> Said:
     explains = False
     for role, clause in clauses(text):
         if role in ("explains", "aside"):
-            wonders |= value is None and _GUESSES.search(clause) is not None
+            wonders |= value is None and "guess" in clause.lower()
             explains |= role == "explains"
             continue
         explains = explains and role != "concludes"
@@ -320,10 +333,13 @@ def decide(text: str, find: Find) -> Said:
                 value, why = None, "nothing"
             continue
         if not found:
-            wonders |= doubts
+            wonders |= _GUESSES.search(clause) is not None
             if role == "alternative" and _OR_MORE.match(clause):
                 return Said(why="hedged")
             continue
+        explains = False
+        if role == "alternative" and value is None:
+            return Said(why="several")  # "either ... or 25"
         if value is None or role == "concludes":
             value = found[0]
             why = "hedged" if doubts or wonders else ""

@@ -41,8 +41,8 @@ _SIZES = {
 }
 _SHORT_UNITS = frozenset("msgNJKVWACLhbBFTHM")  # a single letter after a number that is a unit
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
-_TEXT_AFTER = re.compile(r"\((?=[A-Za-z\\]|\s*$)|[-–—](?=\s|[A-Za-z]{2})|/(?=[A-Za-z])")
-_ENDS = ".,;:!?)]}\"'°%‰€£¥…"
+_TEXT_AFTER = re.compile(r"[(\[](?=[A-Za-z\\]|\s*$)|[-–—](?=\s|[A-Za-z]{2})|/(?=[A-Za-z])")
+_ENDS = ".,;:!?)]}|\"'°%‰€£¥…"
 _OTHER = re.compile(r"\s*(?:or|and|to|/|through|until)\s+[^\w\n]{0,3}\d")
 
 
@@ -143,6 +143,8 @@ def _is_clean(text: str, end: int) -> bool:
     if solid[0] in ",.:" and rest[:1] == solid[0] and rest[1:2].isdigit():
         return False  # 25,26 and 25:26
     if solid[0] in _ENDS or _TEXT_AFTER.match(solid):
+        return True
+    if solid[0] == "(" and rest[0] != "(":
         return True
     word = _WORDS.match(solid)
     if solid[0] == "\\":
