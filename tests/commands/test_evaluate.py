@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from answering_server import Reply, serving
 from tiny_model import write_tiny
 
 from ossia.commands.main import main
@@ -115,6 +116,44 @@ def test_a_question_that_does_not_fit(
     aime.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(words(tiny, aime, "--out", "out.jsonl", "--effort", "low")) == 0
     assert "2 failed: its prompt has" in capsys.readouterr().out
+
+
+def test_a_judge(tiny: Path, aime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is tried at the start, asked about final texts, and its verdicts are kept."""
+    rows = [
+        {
+            "prompt_id": str(n),
+            "prompt": [{"role": "user", "content": f"Question {n}"}],
+            "rubrics": [
+                {"criterion": "It is an answer.", "points": 3},
+                {"criterion": "It has a colour.", "points": 7},
+            ],
+        }
+        for n in range(2)
+    ]
+    aime.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked: list[dict[str, Any]] = []
+
+    def answer(path: str, body: Any) -> Reply:
+        material = json.loads(body["messages"][1]["content"])
+        asked.append(material)
+        criterion = json.loads(material["request"])["criterion"]
+        passes = "Oslo" in material["answer"] or criterion == "It is an answer."
+        verdict = {"verdict": "pass" if passes else "fail", "rule": 2, "why": ""}
+        return 200, {"choices": [{"message": {"content": json.dumps(verdict)}}]}
+
+    run = ["eval", str(tiny), "--suite", "healthbench", "--file", str(aime), "--max-tokens", "60"]
+    assert main(run) == 2 and "name a server with --judge" in capsys.readouterr().err
+    with serving(answer) as url:
+        judged = [*run, "--judge", url, "--effort", "low", "--out", "out.jsonl"]
+        assert main(judged) == 0
+        _, records = read_results(Path("out.jsonl"))
+        count = len(asked)
+        assert main(judged) == 0
+    assert {record.kind for record in records} <= {"wrong", "cut", "unparsed"}
+    assert all(record.score == 0.3 for record in records if record.kind == "wrong")
+    assert len(asked) == count, "verdicts of the start are kept, too"
+    assert {"request", "answer", "calls"} == set(asked[-1])
 
 
 @pytest.mark.slow

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from answering_server import Reply, serving
 from clients.conftest import said
 from clients.conftest import serving as serving_ossia
 
@@ -28,44 +25,10 @@ MESSAGES = (
     Message(Role.USER, "And 2 more?"),
 )
 QUESTION = Question("q", "", MESSAGES, "87", lambda answered: Mark("right"))
-Reply = tuple[int, Any]
 
 
 def asked(count: int = 1, effort: Effort = Effort.HIGH) -> list[Trial]:
     return list(trials([QUESTION], [effort], count, 0))
-
-
-@contextmanager
-def serving(answer: Callable[[str, Any], Reply]) -> Iterator[str]:
-    """A server that answers (path, body) with (status, body); text is sent as it is."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self._send(*answer(self.path, body))
-
-        def do_GET(self) -> None:
-            self._send(*answer(self.path, None))
-
-        def _send(self, status: int, said: Any) -> None:
-            data = (said if isinstance(said, str) else json.dumps(said)).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 CHAT = {

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ossia.commands.judging import Judging
 from ossia.commands.options import (
     Command,
     Computing,
@@ -98,7 +99,7 @@ class Options:
         None,
         "keep the answers here, and go on with what is there",
         "FILE",
-        shown="of a suite: FILE.MODEL.jsonl in this folder",
+        shown="of a suite: FILE.MODEL.jsonl, or FILE.server.jsonl",
     )
     results: tuple[Path, ...] = option(
         (), "show a file of answers, and ask nothing; with two, their difference too", "FILE"
@@ -115,6 +116,7 @@ class Options:
     failures: Positive | None = option(None, "also print the first N wrong answers", "N")
     json: bool = option(False, "print one JSON object instead of a table")
     server: Serving = Serving()
+    judging: Judging = Judging()
     computing: Computing = Computing()
     sampling: Sampling = Sampling()
 
@@ -136,9 +138,7 @@ def run(options: Options) -> None:
     name, answer = _answering(options)
     trials = _trials(options, suite, questions)
     header = _header(options, name, left_out)
-    path = options.out
-    if path is None and suite is not None:
-        path = Path(f"{options.file[0].stem}.{name.replace('/', '-')}.jsonl")
+    path = _out(options) if suite else options.out
     from ossia.commands.display import progress
 
     with Results(header, path) as results, progress("answering", "answers") as tell:
@@ -204,17 +204,38 @@ def _questions(options: Options) -> tuple[Suite | None, list[Question], dict[str
             questions += [of_problem(problem, number) for number, problem in enumerate(drawn)]
         return None, questions, {}
     suite = SUITES[options.suite]
-    questions, left_out = read(suite, options.file, _graders(suite))
+    questions, left_out = read(suite, options.file, _graders(options, suite))
     return suite, questions[: options.samples], left_out
 
 
-def _graders(suite: Suite) -> Any:
+def _graders(options: Options, suite: Suite) -> Any:
+    """Raises `SandboxError` if code cannot be confined, `JudgeError` for a judge that is none."""
+    from ossia.commands.judging import CriterionJudge, Nobody
     from ossia.evals.programs.functions import Sandboxed
     from ossia.evals.suites import Graders
 
+    if options.dry_run:
+        return Graders(Nobody(), Nobody())
     if "runner" in suite.needs:
         return Graders(runner=Sandboxed())
+    if options.judging.judge is not None:
+        out = _out(options)
+        return Graders(CriterionJudge(options.judging, out.with_name(f"{out.name}.verdicts")))
+    if "judge" in suite.needs:
+        raise RequestError(
+            f"{suite.name} is graded by a judge: name a server with --judge, such as one of "
+            "gpt-oss-120b",
+            "judge",
+        )
     return Graders()
+
+
+def _out(options: Options) -> Path:
+    """Where a suite's answers are kept."""
+    if options.out is not None:
+        return options.out
+    name = options.server.model_name or "server" if options.server.url else options.model
+    return Path(f"{options.file[0].stem}.{name.replace('/', '-')}.jsonl")
 
 
 def _trials(options: Options, suite: Suite | None, questions: Sequence[Question]) -> list[Trial]:
@@ -272,6 +293,8 @@ def _header(options: Options, name: str, left_out: dict[str, int]) -> Header:
         computing = options.computing
         for one in ("dtype", "dense", "activations", "kv", "experts", "adapter"):
             settings[one] = getattr(computing, one)
+    if options.judging.judge is not None:
+        settings["judge"] = options.judging.judge_model
     if options.suite is None:
         settings["problem_seed"] = options.problem_seed
     return Header(options.suite or "tasks", name, settings, left_out)

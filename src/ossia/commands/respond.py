@@ -69,6 +69,7 @@ def answers(llm: LLM, params: SamplingParams, at_once: int = AT_ONCE) -> Answer:
 
     def answer(trials: Sequence[Trial]) -> Iterator[tuple[int, Answered]]:
         asks = []
+        lengths = {}
         most = llm.config.max_context_length
         for index, trial in enumerate(trials):
             conversation = trial.question.conversation(trial.effort)
@@ -76,6 +77,7 @@ def answers(llm: LLM, params: SamplingParams, at_once: int = AT_ONCE) -> Answer:
             if length >= most:
                 yield index, Answered(error=f"its prompt has {length} tokens of {most}")
                 continue
+            lengths[index] = length
             given = partial(Given, conversation, trial.question.offered)
             asks.append(Ask(given, trial.effort, group=index, seed=trial.seed))
         manner = Manner(Limits(params.max_tokens), verbatim=False)
@@ -90,7 +92,7 @@ def answers(llm: LLM, params: SamplingParams, at_once: int = AT_ONCE) -> Answer:
                 outcome.reason,
                 counts.sampled,
                 counts.analysis,
-                counts.prompt,
+                lengths[sample.group],
                 "a tool failed" if outcome.reason == "failed" else "",
             )
             yield sample.group, answered
