@@ -41,14 +41,26 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
         "judges": ("harmony", "tools", "tasks"),
         "server": ("turn", "engine", "harmony", "tools"),
         "data": ("harmony", "tasks"),
+        "evals": ("harmony", "tools", "tasks"),
         "train": ("kernels", "model", "checkpoint", "engine", "harmony", "turn", "tasks", "data"),
     },
     8: {"llm": None, "serving": None},
-    9: {"commands": None, "__main__": None},
+    9: {"commands": None, "__main__": None, "lm_eval": None},
 }
 LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in modules}
 
-NO_TORCH = ("harmony", "tools", "tasks", "turn", "server", "tokenizer", "hub", "config", "errors")
+NO_TORCH = (
+    "harmony",
+    "tools",
+    "tasks",
+    "turn",
+    "evals",
+    "server",
+    "tokenizer",
+    "hub",
+    "config",
+    "errors",
+)
 PLAIN = ("request", "pages", "prefix", "turns", "scheduler", "budget", "speculate")
 NO_TORCH_FILES = tuple(f"engine/{name}.py" for name in PLAIN)
 # What must not even lead to torch.
@@ -65,6 +77,8 @@ NEVER_LOADS_TORCH = (
     "turn",
     "turn.many",
     "judges",
+    "evals.run",
+    "evals.suites",
     "commands.harmony",
     "commands.main",
     "commands.training",

@@ -27,6 +27,7 @@ PYTHON_FILES = [
 PROSE = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 MAX_FILE, MAX_FUNCTION, MAX_DECISION = 600, 100, 40  # lines
 MODULES_OF = {  # where a distribution's module is called something else
+    "lm-eval": "lm_eval",
     "mcp-types": "mcp_types",
     "oss-harmony": "openai_harmony",
     "prometheus-client": "prometheus_client",
@@ -112,7 +113,7 @@ def test_files_have_a_docstring_and_a_size_to_hold(file: Path) -> None:
                 assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION, node.name
 
 
-EXTRAS = ("train", "tools", "otel")
+EXTRAS = ("train", "tools", "otel", "lm-eval")
 
 
 def test_dependencies_are_those_imported() -> None:

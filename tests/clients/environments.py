@@ -30,6 +30,7 @@ PYTHON = {
     ),  # mcp: imported as soon as there are tools
     "pydantic-ai": ("pydantic-ai-slim[openai]==2.68.0", "openai==3.57.0"),
     "anthropic": ("anthropic==2.14.0",),
+    "inspect-ai": ("inspect-ai==0.3.285", "openai==3.57.0"),
     "ollama": ("ollama==0.6.3",),
     "langgraph": ("langchain==1.5.2", "langchain-openai==1.7.4", "openai==3.57.0"),
 }

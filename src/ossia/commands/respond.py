@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from ossia.engine import Engine, SamplingParams
+from ossia.evals.questions import Answered, Trial
+from ossia.evals.run import Answer
+from ossia.harmony import render_for_completion
 from ossia.llm import LLM
 from ossia.tasks.environment import Ask, Given
 from ossia.tasks.evals import Case, Report, Result, judge
@@ -22,7 +25,7 @@ CUT = ("length", "budget", "context")  # how answers end whose tokens ran out
 
 
 def engine_for(llm: LLM, at_once: int = AT_ONCE) -> Engine:
-    """An engine of its own for so many conversations at a time."""
+    """An engine of its own for so many conversations at a time. One alone may fill the context."""
     longest = llm.config.max_context_length
     capacity = max(longest, at_once * min(TOKENS_EACH, longest))
     return Engine(llm.model, capacity=capacity, max_running=at_once)
@@ -64,3 +67,38 @@ def evaluate(
         cut += outcome.reason in CUT
         progress(len(results), len(cases))
     return Report(tuple(results[number] for number in range(len(cases)))), cut
+
+
+def answers(llm: LLM, params: SamplingParams, at_once: int = AT_ONCE) -> Answer:
+    """What `evals.run` asks: answers to trials, each drawn with its own seed. A question that does
+    not fit the context has none, which is said.
+    """
+
+    def answer(trials: Sequence[Trial]) -> Iterator[tuple[int, Answered]]:
+        asks = []
+        lengths = {}
+        most = llm.config.max_context_length
+        for index, trial in enumerate(trials):
+            conversation = trial.question.conversation(trial.effort)
+            length = len(render_for_completion(conversation, llm.tokenizer))
+            if length >= most:
+                yield index, Answered(error=f"its prompt has {length} tokens of {most}")
+                continue
+            lengths[index] = length
+            given = partial(Given, conversation, trial.question.offered)
+            asks.append(Ask(given, trial.effort, group=index, seed=trial.seed))
+        for sample in answer_all(llm, asks, params, at_once):
+            outcome = sample.outcome
+            counts = outcome.counts
+            answered = Answered(
+                outcome.final,
+                outcome.calls,
+                outcome.reason,
+                counts.sampled,
+                counts.analysis,
+                lengths[sample.group],
+                "a tool failed" if outcome.reason == "failed" else "",
+            )
+            yield sample.group, answered
+
+    return answer

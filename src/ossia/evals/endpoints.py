@@ -1,0 +1,196 @@
+"""Answers from a server that speaks OpenAI's Chat Completions or Responses.
+
+    endpoint = Endpoint("http://127.0.0.1:8000/v1", "gpt-oss-20b")
+    for index, answered in endpoint.answer(trials): ...
+
+What the server calls reasoning is counted and not kept. A request that the server refuses, or that
+fails again and again, is an answer that failed, with the reason. Knows HTTP; no graders.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, Literal
+
+from ossia.errors import RequestError
+from ossia.evals.questions import Answered, Trial
+from ossia.harmony import DeveloperContent, Message, Role
+
+Api = Literal["chat", "responses"]
+PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "responses": "/responses"}
+SILENCE = 24 * 3600.0  # seconds without a byte: an answer of 131,072 tokens takes hours on a CPU
+TRIES = 5
+LONGEST_PAUSE = 60.0  # seconds between two tries
+AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+MOST_BYTES = 1 << 27
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """`url`: up to `/v1`. `sampling`: what is asked for; what is not there is the server's own."""
+
+    url: str
+    model: str
+    api: Api = "chat"
+    key: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    at_once: int = 16
+    pause: Callable[[float], object] = time.sleep
+
+    def answer(self, trials: Sequence[Trial]) -> Iterator[tuple[int, Answered]]:
+        """As they are finished. Who stops listening leaves what is under way."""
+        waiting: SimpleQueue[int | None] = SimpleQueue()
+        finished: SimpleQueue[tuple[int, Answered]] = SimpleQueue()
+        for index in range(len(trials)):
+            waiting.put(index)
+
+        def work() -> None:
+            while (index := waiting.get()) is not None:
+                finished.put((index, self.one(trials[index])))
+
+        workers = min(self.at_once, len(trials))
+        for _ in range(workers):  # the program may end while a server is silent
+            threading.Thread(target=work, name="ossia-ask", daemon=True).start()
+        try:
+            for _ in trials:
+                yield finished.get()
+        finally:
+            while not waiting.empty():
+                waiting.get()
+            for _ in range(workers):
+                waiting.put(None)
+
+    def one(self, trial: Trial) -> Answered:
+        body = self.body(trial)
+        why = ""
+        for tried in range(TRIES):
+            if tried:
+                self.pause(min(LONGEST_PAUSE, 2.0**tried))
+            try:
+                said = self._post(body)
+            except urllib.error.HTTPError as error:
+                why = f"the server answered {error.code}: {_reason(error)}"
+                if error.code not in AGAIN:
+                    return Answered(error=why)
+            except (OSError, http.client.HTTPException) as error:
+                why = f"the server could not be asked: {error}"
+            except (ValueError, RecursionError) as error:
+                why = f"the server's answer is not JSON: {error}"
+            else:
+                return _read(self.api, said)
+        return Answered(error=f"{why} ({TRIES} tries)")
+
+    def body(self, trial: Trial) -> dict[str, Any]:
+        messages = [_wire(message) for message in trial.question.messages]
+        sampling = dict(self.sampling)
+        if self.api == "chat":
+            return {
+                "model": self.model,
+                "messages": messages,
+                "reasoning_effort": str(trial.effort),
+                "seed": trial.seed,
+                **sampling,
+            }
+        if "max_tokens" in sampling:
+            sampling["max_output_tokens"] = sampling.pop("max_tokens")
+        return {
+            "model": self.model,
+            "input": messages,
+            "reasoning": {"effort": str(trial.effort)},
+            "store": False,
+            **sampling,
+        }
+
+    def models(self) -> list[str]:
+        """Raises `RequestError` if the server cannot be asked."""
+        request = urllib.request.Request(f"{self.url.rstrip('/')}/models", headers=self._headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30.0) as response:
+                said = json.loads(response.read(MOST_BYTES))
+            return [str(one["id"]) for one in said["data"]]
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+            raise RequestError(
+                f"{self.url} does not say which models it has: {error}; is it the address of an "
+                "OpenAI-compatible server, with /v1 at the end? Name the model with --model-name",
+                "url",
+            ) from error
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        return headers
+
+    def _post(self, body: Mapping[str, Any]) -> Any:
+        address = f"{self.url.rstrip('/')}{PATHS[self.api]}"
+        request = urllib.request.Request(address, json.dumps(body).encode(), self._headers)
+        with urllib.request.urlopen(request, timeout=SILENCE) as response:
+            return json.loads(response.read(MOST_BYTES))
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    try:
+        text = error.read(4096).decode("utf-8", "replace")
+        said = json.loads(text)
+        return str(said["error"]["message"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return str(error.reason)
+
+
+def _wire(message: Message) -> dict[str, str]:
+    content = message.content
+    if isinstance(content, DeveloperContent):
+        content = content.instructions or ""
+    role = "assistant" if message.role is Role.ASSISTANT else str(message.role)
+    return {"role": role, "content": str(content)}
+
+
+def _read(api: Api, said: Any) -> Answered:
+    try:
+        return _read_chat(said) if api == "chat" else _read_responses(said)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        return Answered(error=f"the server's answer is not one of this API: {error!r}")
+
+
+def _read_chat(said: Any) -> Answered:
+    choice = said["choices"][0]
+    usage = said.get("usage") or {}
+    details = usage.get("completion_tokens_details") or {}
+    return Answered(
+        choice["message"].get("content") or "",
+        (),
+        "length" if choice.get("finish_reason") == "length" else "stop",
+        int(usage.get("completion_tokens") or 0),
+        int(details.get("reasoning_tokens") or 0),
+        int(usage.get("prompt_tokens") or 0),
+    )
+
+
+def _read_responses(said: Any) -> Answered:
+    """A message's phase tells a preamble from the answer, where the server gives it."""
+    if said.get("status") == "failed":
+        return Answered(error=f"the server failed: {(said.get('error') or {}).get('message')}")
+    texts = []
+    for item in said["output"]:
+        if item["type"] == "message" and item.get("phase") != "commentary":
+            texts += [part["text"] for part in item["content"] if part["type"] == "output_text"]
+    usage = said.get("usage") or {}
+    details = usage.get("output_tokens_details") or {}
+    why = (said.get("incomplete_details") or {}).get("reason")
+    return Answered(
+        "".join(texts),
+        (),
+        "length" if why == "max_output_tokens" else "stop",
+        int(usage.get("output_tokens") or 0),
+        int(details.get("reasoning_tokens") or 0),
+        int(usage.get("input_tokens") or 0),
+    )

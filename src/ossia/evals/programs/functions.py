@@ -1,0 +1,324 @@
+"""Answers that are functions: taken from a text, run in our sandbox, compared with what is right.
+
+HumanEval+ and MBPP+ (arXiv 2305.01210): the function, called with the inputs of the file, must
+return what the file's own solution returns; or it must pass the file's `test`. What an answer's
+code prints is never believed: results come behind a word that it is not told.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import secrets
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ossia.errors import DataError
+from ossia.evals.answers import Mark, right_or_wrong
+from ossia.evals.files import Row
+from ossia.evals.questions import Answered, Question
+from ossia.harmony import Message, Role
+from ossia.tools.sandbox import Finished, Job, Limits, Rung, choose, run
+
+HARNESS = Path(__file__).with_name("harness.py")
+SECONDS_A_FUNCTION = 60.0  # with all its inputs
+MEMORY = 2 << 30
+MOST_OUTPUT = 1 << 25  # characters
+CLOSE = 1e-6  # of floats where the file names no tolerance, as in EvalPlus
+FUNCTION_PROMPT = (
+    "Complete this Python function.\n\n```python\n{prompt}\n```\n\nAnswer with one block of code "
+    "that holds the whole function and all that it needs."
+)
+NO_CODE = "it holds no code"
+Ended = Literal["returned", "raised", "missing"]
+
+
+class Runner(Protocol):
+    """Any thread may call."""
+
+    def run(
+        self,
+        program: str,
+        given: bytes,
+        seconds: float,
+    ) -> Finished:
+        """Run a Python program that reads `given`."""
+
+
+class Sandboxed:
+    """In the best sandbox of this machine. Raises `SandboxError` if there is none."""
+
+    def __init__(self, rung: Rung | None = None) -> None:
+        self._rung = rung or choose()
+
+    def run(
+        self,
+        program: str,
+        given: bytes,
+        seconds: float,
+    ) -> Finished:
+        limits = Limits(memory=MEMORY, cpu_seconds=math.ceil(seconds) + 1)
+        job = Job((self._rung.python, "-I", "-c", program), limits=limits)
+        return run(self._rung, job, seconds=seconds, given=given, most=MOST_OUTPUT)
+
+
+# ---- code in a text ------------------------------------------------------------------------------
+
+
+def code_of(text: str, entry: str = "") -> str | None:
+    """The last block of code; of several, the last that defines `entry`; or the text, if it is
+    Python itself.
+    """
+    blocks = _blocks(text)
+    defining = [block for block in blocks if entry and f"def {entry}" in block]
+    if defining:
+        return defining[-1]
+    if blocks:
+        return blocks[-1]
+    return text if _is_python(text) else None
+
+
+def _blocks(text: str) -> list[str]:
+    """What stands between lines of ```, the last one open or not. Blocks of another language are
+    left out if there is one of Python's, or of none.
+    """
+    found: list[tuple[str, str]] = []
+    language = ""
+    inside: list[str] | None = None
+    for line in text.split("\n"):
+        mark = line.strip()
+        if not mark.startswith("```"):
+            if inside is not None:
+                inside.append(line)
+        elif inside is None:
+            inside = []
+            language = mark.strip("`").strip().lower()
+        else:
+            found.append((language, "\n".join(inside)))
+            inside = None
+    if inside:
+        found.append((language, "\n".join(inside)))
+    ours = [block for language, block in found if language in ("", "python", "python3", "py")]
+    return ours or [block for _, block in found]
+
+
+def _is_python(text: str) -> bool:
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(not isinstance(node, ast.Expr) for node in tree.body)
+
+
+# ---- functions -----------------------------------------------------------------------------------
+
+
+def function_question(row: Row, runner: Runner) -> Question:
+    """HumanEval+ and MBPP+, in the layout with inputs or the one with a test. Raises
+    `DataError`.
+    """
+    prompt = row.text("prompt")
+    text = FUNCTION_PROMPT.format(prompt=prompt.strip("\n"))
+    asked = (Message(Role.USER, text),)
+    name = row.text("task_id").strip()
+    if row.has("base_input", "plus_input"):
+        task = _Function.of(row, prompt, runner)
+        return Question(name, "", asked, task.solution, task.grade)
+    test = row.text("test")
+    entry = row.get("entry_point")
+    check = _Test(runner, prompt, str(entry or ""), test)
+    return Question(name, "", asked, test, check.grade)
+
+
+@dataclass
+class _Function:
+    runner: Runner
+    prompt: str
+    entry: str
+    solution: str
+    inputs: Sequence[Any]
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._right: list[Any] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        row: Row,
+        prompt: str,
+        runner: Runner,
+    ) -> _Function:
+        inputs = [*_inputs(row, "base_input"), *_inputs(row, "plus_input")]
+        if not inputs:
+            raise DataError(f"{row.where}: there are no inputs", "base_input")
+        tolerance = row.get("atol")
+        return cls(
+            runner,
+            prompt,
+            row.text("entry_point"),
+            prompt + row.text("canonical_solution", "code"),
+            inputs,
+            float(tolerance) if tolerance else 0.0,
+        )
+
+    def grade(self, answered: Answered) -> Mark:
+        code = code_of(answered.final, self.entry)
+        if code is None:
+            return Mark("unparsed", why=NO_CODE)
+        right = self._expected()
+        if isinstance(right, str):
+            return Mark("failed", why=right)
+        if f"def {self.entry}" not in code:
+            code = self.prompt + code
+        found = call(self.runner, code, self.entry, self.inputs, SECONDS_A_FUNCTION)
+        if isinstance(found, str):
+            return Mark("wrong", why=found)
+        return right_or_wrong(_all_same(right, found, self.tolerance))
+
+    def _expected(self) -> list[Any] | str:
+        """What the file's own solution returns, worked out once; or why nothing is known."""
+        with self._lock:
+            if self._right is not None:
+                return self._right
+            found = call(self.runner, self.solution, self.entry, self.inputs, SECONDS_A_FUNCTION)
+            if isinstance(found, str):
+                return f"the file's own solution: {found}"
+            if not any(ended == "returned" for ended, _ in found):
+                return "the file's own solution returns nothing"
+            self._right = found
+            return found
+
+
+def _inputs(row: Row, name: str) -> list[Any]:
+    value = row.get(name)
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{row.where}: {name!r} is not JSON: {error}", name) from error
+    value = value or []
+    if not isinstance(value, list) or not all(isinstance(one, list) for one in value):
+        raise DataError(f"{row.where}: {name!r} must be a list of lists of arguments", name)
+    return value
+
+
+def _all_same(
+    right: Sequence[Any],
+    found: Sequence[Any],
+    tolerance: float,
+) -> bool:
+    """An input on which the right solution fails is outside of what is asked."""
+    if len(found) != len(right):
+        return False
+    for (ended, wanted), (how, value) in zip(right, found, strict=True):
+        if ended == "returned" and (how != "returned" or not same(wanted, value, tolerance)):
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Test:
+    runner: Runner
+    prompt: str
+    entry: str
+    test: str
+
+    def grade(self, answered: Answered) -> Mark:
+        code = code_of(answered.final, self.entry)
+        if code is None:
+            return Mark("unparsed", why=NO_CODE)
+        if self.entry and f"def {self.entry}" not in code:
+            code = self.prompt + code
+        checked = f"{code}\n\n{self.test}\n"
+        if self.entry and "def check(" in self.test:
+            checked += f"\ncheck({self.entry})\n"
+        found = call(self.runner, checked, "", (), SECONDS_A_FUNCTION)
+        if isinstance(found, str):
+            return Mark("wrong", why=found)
+        ended, value = found[0]
+        if ended == "returned":
+            return Mark("right", score=1.0)
+        return Mark("wrong", why=str(value))
+
+
+def call(
+    runner: Runner, code: str, entry: str, inputs: Sequence[Any], seconds: float
+) -> list[Any] | str:
+    """[how it ended, what it returned] of each input, the value as `harness.plain` writes it; or
+    why there is nothing. Without an entry the code is only run.
+    """
+    word = secrets.token_hex(16)
+    task = {"code": code, "entry": entry, "inputs": list(inputs), "word": word}
+    program = HARNESS.read_text(encoding="utf-8")
+    given = json.dumps(task).encode()
+    done = runner.run(program, given, seconds)
+    _, there, rest = done.out.rpartition(word)
+    if not there:
+        return done.reason or f"the process ended with {done.status}"
+    try:
+        found = json.loads(rest)
+    except (ValueError, RecursionError):
+        return "what it returned is too large"
+    return found if isinstance(found, list) and found else "it returned nothing"
+
+
+def same(
+    right: Any,
+    found: Any,
+    tolerance: float = 0.0,
+    *,
+    kinds: bool = True,
+) -> bool:
+    """Of two values as `harness.plain` writes them: equal, floats within a tolerance. `kinds`:
+    whether a tuple differs from a list.
+    """
+    numbers = [_number_of(right), _number_of(found)]
+    if numbers[0] is not None and numbers[1] is not None:
+        return _close(numbers[0], numbers[1], tolerance)
+    if not (isinstance(right, list) and isinstance(found, list)):
+        return type(right) is type(found) and right == found
+    kind = right[0]
+    if kind != found[0] and (kinds or {kind, found[0]} != {"list", "tuple"}):
+        return False
+    if kind == "complex":
+        return abs(complex(right[1]) - complex(found[1])) <= max(tolerance, CLOSE)
+    if kind not in ("list", "tuple", "set", "dict") or len(right[1]) != len(found[1]):
+        return False
+    if kind == "dict":
+        right_parts = [part for pair in right[1] for part in pair]
+        found_parts = [part for pair in found[1] for part in pair]
+    else:
+        right_parts = right[1]
+        found_parts = found[1]
+    pairs = zip(right_parts, found_parts, strict=True)
+    return all(same(one, other, tolerance, kinds=kinds) for one, other in pairs)
+
+
+def _number_of(value: Any) -> int | float | None:
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, list) and value and value[0] == "int":
+        return int(value[1]) if len(value[1]) < 4000 else None
+    if isinstance(value, list) and value and value[0] == "float":
+        return float(value[1])
+    return None
+
+
+def _close(
+    right: float,
+    found: float,
+    tolerance: float,
+) -> bool:
+    if isinstance(right, int) and isinstance(found, int):
+        return right == found
+    if math.isnan(right) or math.isnan(found):
+        return math.isnan(right) and math.isnan(found)
+    if right == found:
+        return True
+    return abs(right - found) <= max(tolerance, CLOSE, CLOSE * abs(right))

@@ -1,0 +1,168 @@
+"""Which number a text names as its answer. Knows numbers in clauses; what a text does with them is
+for `statements`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from ossia.evals.reading.plain import marked
+from ossia.evals.reading.statements import Said, commitment, decide
+from ossia.evals.reading.values import Number, Read, read_chain, shown, value_of
+
+OTHER = Fraction(-1, 7)  # stands for a second number that was named in the same breath
+_FILLER = re.compile(
+    r"(?:[\s\"'*_:=~#>|\[≈.,]+|\b(?:the|is|it's|it|that|be|are|was|would|should|must|will|correct|"
+    r"final|answer|therefore|thus|hence|so|simply|just|exactly|precisely|equal|equals|to|indeed|"
+    r"clearly|definitely|i|we|think|believe|get|have|obtain|value|number|result|sum|total|of|"
+    r"approximately|about|around|integer|also|equivalently|likely|most|a|an|option|yes|only|"
+    r"namely|ie|and|finally|in)\b(?!\s*\))|\((?:[A-Ja-j])\))",
+    re.IGNORECASE,
+)
+_BEFORE_VALUE = re.compile(
+    r"\b(?:is|are|be|was|equals?|equal to|gives?|get|gets|obtain|obtains|yields?|makes|have|has|"
+    r"total of|amounts to|comes to|out to|there are|sum to|sums to|add up to)\b|[:=≈]|=>",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"\s*\(?(?:step|case|part|page|line|problem|question|equation|section)\b", re.I)
+_IS_ANSWER = re.compile(
+    r"\W*(?:is|are)\s+(?:\w+\s+){0,3}(?:answer|correct|right|solution|result)\b", re.IGNORECASE
+)
+_UNIT_WORDS = 4  # that may follow a number which is the whole of a clause
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_WORD_VALUES = {word: n for n, word in enumerate(_ONES.split())} | {
+    word: 10 * (n + 2) for n, word in enumerate(_TENS.split())
+}
+_SPELLED_IN = re.compile(r"\b(?:" + "|".join(_WORD_VALUES) + r")\b", re.IGNORECASE)
+_SPELLED = re.compile(r"[A-Za-z]+(?:[ -]+[A-Za-z]+){0,8}")
+
+
+class NumberReader:
+    """See `statements.Reader`."""
+
+    def stated(self, clause: str, strict: bool) -> Sequence[Number]:
+        at_start = self._at_start(clause)
+        if at_start or strict:
+            return at_start
+        return self._after_last_sign(clause)
+
+    def lone(self, clause: str, strict: bool) -> Sequence[Number]:
+        """A clause that is a number, or says that something is one."""
+        at = _past_filler(clause)
+        read = _read(clause[at:])
+        if read is not None and _is_all(clause[at:], read):
+            return _values(clause[at:], read)
+        return [] if strict else self._after_last_sign(clause)
+
+    def whole(self, text: str) -> Sequence[Number]:
+        said = decide(text, self.stated)
+        if said.why == "nothing":
+            return []
+        return [OTHER, OTHER / 2] if said.why else [said.value]
+
+    def speaks(self, sentence: str) -> bool:
+        return any(char.isdigit() for char in sentence) or _SPELLED_IN.search(sentence) is not None
+
+    def is_lone(self, sentence: str, is_last: bool) -> bool:
+        """The last one, or a line that is a number and nothing else."""
+        return is_last or (sentence.strip()[-1:].isalnum() and value_of(sentence) is not None)
+
+    def _at_start(self, clause: str) -> Sequence[Number]:
+        for at in (_past_signs(clause), _past_filler(clause)):
+            read = _read(clause[at:])
+            if read is not None:
+                return _values(clause[at:], read)
+        return []
+
+    def _after_last_sign(self, clause: str) -> Sequence[Number]:
+        """What comes after the last word or sign that announces a value and is followed by one."""
+        ends = [found.end() for found in _BEFORE_VALUE.finditer(clause)]
+        for end in reversed(ends[-4:]):
+            rest = clause[end:]
+            at = _past_filler(rest)
+            read = _read(rest[at:])
+            if read is not None:
+                return _values(rest[at:], read)
+        return []
+
+
+def _read(text: str) -> Read | None:
+    if _LABEL.match(text):
+        return None
+    return read_chain(text) or _read_words(text)
+
+
+def _values(text: str, read: Read) -> list[Number]:
+    """Nothing for a number that is a part of something else."""
+    if read.clean:
+        return [read.value]
+    after = text[read.end :].split()
+    if after[:1] in (["and"], ["or"], ["to"]) or text[read.end : read.end + 1] == ",":
+        return [read.value, OTHER]
+    return []
+
+
+def _is_all(text: str, read: Read) -> bool:
+    """Whether a clause is a number with its unit, or says that it is the answer."""
+    after = text[read.end :]
+    return len(after.split()) <= _UNIT_WORDS or _IS_ANSWER.match(after) is not None
+
+
+def _past_signs(text: str) -> int:
+    return len(text) - len(text.lstrip(" \t\"'*_:=~#>|[≈"))
+
+
+def _past_filler(text: str) -> int:
+    at = 0
+    while (found := _FILLER.match(text, at)) is not None and found.end() > at:
+        end = found.end()
+        if text[end : end + 1].isdigit() and text[end - 1] == ".":
+            end -= 1  # .5
+        if end == at:
+            return at
+        at = end
+    return at
+
+
+def _read_words(text: str) -> Read | None:
+    """ "twenty-five", "one hundred and four": up to a million."""
+    found = _SPELLED.match(text)
+    if found is None:
+        return None
+    total = 0
+    part: int | None = None
+    end = 0
+    for word in re.finditer(r"[A-Za-z]+", found[0]):
+        name = word[0].lower()
+        if name in _WORD_VALUES:
+            part = (part or 0) + _WORD_VALUES[name]
+        elif name == "hundred" and part is not None:
+            part *= 100
+        elif name == "thousand" and part is not None:
+            total += part * 1000
+            part = 0
+        elif name == "and" and part is not None:
+            continue
+        else:
+            break
+        end = word.end()
+    if part is None:
+        return None
+    return Read(Fraction(total + part), end, not text[end : end + 1].isalnum())
+
+
+def read_number(text: str) -> Said:
+    """The number that a text answers with."""
+    said = commitment(marked(text), NumberReader())
+    if not said.why and said.value == OTHER:
+        return Said(why="several")
+    return said
+
+
+__all__ = ["OTHER", "NumberReader", "read_number", "shown"]

@@ -1,0 +1,459 @@
+"""What a text commits itself to: where it states its answer, what it takes back, what it leaves
+open.
+
+The same for numbers, letters and words, which a `Reader` finds. In order of strength:
+
+    stated    "the answer is B", "Final answer: 25", "(C) is correct"
+    boxed     the last \\boxed{...} that holds an answer
+    bold      **B**
+    lone      "So m + n = 25.", "Among the options, B"
+
+Not an answer is what a text denies ("not A but B", "A is wrong"), asks, or only wonders about
+("could be C"). A text that commits itself to two different things commits itself to nothing,
+unless it says that it corrects itself, or calls one of them final.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from ossia.evals.reading.plain import (
+    BOLD,
+    BOLD_END,
+    BOX,
+    BOX_END,
+    BROKEN_BOX,
+    without_marks,
+)
+
+Why = Literal["", "nothing", "hedged", "several", "broken"]
+Find = Callable[[str, bool], Sequence[Any]]
+BEFORE_CUE = 40  # characters before "answer" that are looked at
+LONGEST_PREFIX = 100  # between "answer" and "is"
+
+
+class Reader(Protocol):
+    """Finds answers in a clause, in order; two that differ say that the clause leaves it open."""
+
+    def stated(self, clause: str, strict: bool) -> Sequence[Any]:
+        """After a cue. `strict`: only at the beginning of the clause."""
+
+    def lone(self, clause: str, strict: bool) -> Sequence[Any]:
+        """Without a cue."""
+
+    def whole(self, text: str) -> Sequence[Any]:
+        """Of a box, or of a word in bold."""
+
+    def speaks(self, sentence: str) -> bool:
+        """Whether there may be an answer in a sentence at all."""
+
+    def is_lone(self, sentence: str, is_last: bool) -> bool:
+        """Whether a sentence may hold a lone answer."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a piece of text commits itself to. `why`: "" if it does."""
+
+    value: Any = None
+    why: Why = "nothing"
+
+
+@dataclass(frozen=True)
+class _Stated:
+    place: int  # of the sentence
+    said: Said
+    is_final: bool
+
+
+NOTHING = Said()
+
+# ---- words ---------------------------------------------------------------------------------------
+
+_CUE_WORDS = (
+    r"(?:\b|_)(?:answers?|ans|antwort|lösung|respuesta|réponse|reponse|resposta|risposta|jawaban(?:nya)?|"
+    r"jibu|ìdáhùn|idahun)\b|答案|答え|回答|正解|答|정답|답변|답|الإجابة|الاجابة|الجواب|उत्तर|উত্তর"
+)
+_CUE = re.compile(_CUE_WORDS, re.IGNORECASE)
+_NO_CUE = re.compile(r"\s*(?:choices?|options?|keys?|sheets?|format|form)\b", re.IGNORECASE)
+_CONNECTOR = re.compile(r"(?:\(s\))?[\s\"')\]]*(?::|=>|=|≈|[-–—](?=\s)|是|为|は|는|은)[\s\"']*")
+_VERB = re.compile(
+    r"\b(?:is|are|be|was|equals?|comes? out (?:to|as)|turns? out to be|ist|lautet|es|est|é|è|"
+    r"adalah|ni|ndio)\b|[:=≈]|=>|是|为|は",
+    re.IGNORECASE,
+)
+_FINAL = re.compile(r"\b(?:final|finally|finale?|definitive|endgültige|最终|最終)\b", re.IGNORECASE)
+_RETRACTS = re.compile(
+    r"\b(?:wait|actually|correction|corrected|recheck\w*|re-check\w*|reconsider\w*|revis\w*|"
+    r"mistake\w*|scratch that|on second thought|sorry|i was wrong|that is wrong|that's wrong)\b",
+    re.IGNORECASE,
+)
+_HEDGES = re.compile(
+    r"\b(?:might|may|could|maybe|perhaps|possibly|probably|unsure|uncertain|not (?:sure|certain)|"
+    r"guess\w*|torn|either|unclear|undecided|between|toss-up)\b",
+    re.IGNORECASE,
+)
+_DENIES = re.compile(
+    r"\b(?:wrong|incorrect|false|(?:is|are|was|were) out|eliminat\w+|exclud\w+|rul(?:e|es|ed|ing) "
+    r"out|reject\w*|discard\w*|dismiss\w*|impossible|invalid|never|cannot|fails?|failed|violat\w+|"
+    r"contradict\w+|unlikely|distractors?|tempting|doesn't|don't|isn't|aren't|wasn't|can't|"
+    r"couldn't|won't|wouldn't|shouldn't|not|neither|nor|falsch|incorrecta?|faux|fausse)\b",
+    re.IGNORECASE,
+)
+# These leave open what is said after them, too.
+_GUESSES = re.compile(
+    r"\b(?:guess\w*|maybe|perhaps|possibly|probably|unsure|uncertain|not (?:sure|certain))\b",
+    re.IGNORECASE,
+)
+_OR_MORE = re.compile(r"\s*(?:more|less|fewer|greater|higher|lower|above|below|so)\b", re.I)
+_GAVE_UP = re.compile(
+    r"\b(?:ran out|run out|could ?n[o']t|couldn't|unable|cannot|can't|did ?n[o']t finish|no answer|"
+    r"incomplete|give up|gave up|stopped|truncated|interrupted|tokens)\b",
+    re.IGNORECASE,
+)
+
+Role = Literal["", "concludes", "explains", "aside", "denies", "alternative"]
+_WORDS: dict[Role, tuple[str, ...]] = {
+    "concludes": (
+        *("so", "therefore", "thus", "hence", "leaving", "leaves", "but", "actually", "then"),
+    ),
+    "explains": (
+        *("because", "since", "as", "although", "though", "while", "whereas", "which", "where"),
+        *("given", "unlike", "note", "noting", "if", "when", "due"),
+    ),
+    "denies": (
+        *("not", "rather than", "instead of", "neither", "nor", "except", "excluding", "over"),
+        *("isn't", "aren't", "wasn't", "doesn't"),
+    ),
+    "alternative": ("or", "alternatively"),
+}
+_ROLES: dict[str, Role] = {word: role for role, words in _WORDS.items() for word in words}
+_BREAK = re.compile(
+    r"[,;](?=\s|$)|\s[-–—](?=\s)|\((?=[A-Za-z]{2})|=>|\b(?:"
+    + "|".join(sorted(map(re.escape, _ROLES), key=len, reverse=True))
+    + r")\b",
+    re.IGNORECASE,
+)
+
+
+# ---- what a text says ----------------------------------------------------------------------------
+
+
+def commitment(text: str, reader: Reader) -> Said:
+    """Of a text as `plain.marked` gives it."""
+    sentences = list(_sentences(text))
+    plain = [without_marks(sentence) for sentence in sentences]
+    turns = [n for n, sentence in enumerate(plain) if _RETRACTS.search(sentence)]
+    last_turn = turns[-1] if turns else -1
+    stated = list(_all_stated(plain, reader))
+    said = _agreed(stated, last_turn)
+    where = max((one.place for one in stated if not one.said.why), default=-1)
+    boxed, box_place = _boxed(sentences, reader)
+    if boxed.why == "broken" and box_place > where:
+        return boxed
+    if said.why == "nothing":
+        said = boxed
+    elif not said.why and not boxed.why and box_place > where and boxed.value != said.value:
+        return boxed if last_turn > where else Said(why="several")
+    if said.why != "nothing":
+        return said
+    said = _bold(sentences, plain, reader)
+    if said.why != "nothing":
+        return said
+    return _lone(plain, reader)
+
+
+def _agreed(stated: Sequence[_Stated], last_turn: int) -> Said:
+    """What the statements of an answer come to."""
+    firm = [one for one in stated if not one.said.why]
+    if not firm:
+        return next((one.said for one in stated if one.said.why != "nothing"), NOTHING)
+    values = {one.said.value for one in firm}
+    if len(values) > 1:
+        firm = [one for one in firm if one.place >= last_turn] or firm
+    if len({one.said.value for one in firm}) > 1 and firm[-1].is_final:
+        firm = [one for one in firm if one.is_final]
+    if len({one.said.value for one in firm}) > 1:
+        return Said(why="several")
+    last = stated[-1]
+    if last.said.why == "several" and last.place > firm[-1].place:
+        return last.said
+    return firm[-1].said
+
+
+def _all_stated(plain: Sequence[str], reader: Reader) -> Iterator[_Stated]:
+    for place, sentence in enumerate(plain):
+        if sentence.rstrip().endswith("?"):
+            continue
+        for region, is_final in _regions(place, plain):
+            said = decide(region, reader.stated)
+            if said.why != "nothing":
+                yield _Stated(place, said, is_final)
+
+
+def _regions(place: int, plain: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """What follows each cue of a sentence, and whether it is called final."""
+    sentence = plain[place]
+    cues = list(_CUE.finditer(sentence))
+    ends = [cue.start() for cue in cues[1:]] + [len(sentence)]
+    for cue, end in zip(cues, ends, strict=False):
+        if _NO_CUE.match(sentence, cue.end()):
+            continue
+        before = sentence[max(0, cue.start() - BEFORE_CUE) : cue.start()]
+        is_final = _FINAL.search(before) is not None
+        region = _region(before, sentence[cue.end() : end])
+        if region is not None and not region.strip(" .*_\"'()[]") and place + 1 < len(plain):
+            region = plain[place + 1]
+        if region is not None:
+            yield region, is_final
+
+
+def _region(before: str, after: str) -> str | None:
+    direct = _CONNECTOR.match(after)
+    if direct is not None:
+        return after[direct.end() :]
+    verb = _VERB.search(after, 0, LONGEST_PREFIX)
+    if verb is not None and "?" not in after[: verb.start()]:
+        prefix = after[: verb.start()]
+        region = after[verb.end() :]
+        if _DENIES.search(prefix):
+            return f"not {region}"
+        if _HEDGES.search(prefix):
+            return f"maybe {region}"
+        return region
+    if len(before.split()) <= 2:  # "Final answer 25", or a heading
+        return after
+    return None
+
+
+def _boxed(sentences: Sequence[str], reader: Reader) -> tuple[Said, int]:
+    """The last box that holds an answer, and where it stands."""
+    last: tuple[Said, int] = (NOTHING, -1)
+    for place, sentence in enumerate(sentences):
+        for inside in _between(sentence, BOX, BOX_END):
+            said = _one_of(reader.whole(inside))
+            if said.why != "nothing":
+                last = (said, place)
+        if sentence.rfind(BROKEN_BOX) > sentence.rfind(BOX_END):
+            last = (Said(why="broken"), place)
+    return last
+
+
+def _bold(
+    sentences: Sequence[str],
+    plain: Sequence[str],
+    reader: Reader,
+) -> Said:
+    found: list[Said] = []
+    for place, sentence in enumerate(sentences):
+        spans = list(_between(sentence, BOLD, BOLD_END))
+        if not any(reader.whole(span) for span in spans):
+            continue
+        if plain[place].rstrip().endswith("?"):
+            continue
+        wanted = {value for span in spans for value in reader.whole(span)}
+        said = decide(plain[place], reader.stated)
+        if said.why == "nothing" and not _DENIES.search(plain[place]):
+            said = _one_of(list(wanted))
+        if said.why or said.value in wanted:
+            found.append(said)
+    return _together(found)
+
+
+def _lone(plain: Sequence[str], reader: Reader) -> Said:
+    found: list[Said] = []
+    solid = [sentence for sentence in plain if sentence.strip(" .*_-\t")]
+    speaking = [n for n, sentence in enumerate(solid) if reader.speaks(sentence)]
+    gave_up = max((n for n, one in enumerate(solid) if _GAVE_UP.search(one)), default=-1)
+    for place in speaking:
+        sentence = solid[place]
+        is_last = place == speaking[-1]
+        if place == gave_up or not reader.is_lone(sentence, is_last):
+            continue
+        if is_last and gave_up > place:
+            return NOTHING
+        said = decide(sentence, reader.lone)
+        if sentence.rstrip().endswith("?") and not said.why:
+            said = Said(why="hedged")
+        if said.why != "nothing":
+            found.append(said)
+    if found and not found[-1].why and _concludes(solid[-1]) and len(solid) > 1:
+        last = decide(solid[-1], reader.lone)
+        if not last.why:
+            return last
+    return _together(found)
+
+
+def _concludes(sentence: str) -> bool:
+    first = sentence.split(maxsplit=1)[0].lower().strip(",:")
+    return first in ("so", "therefore", "thus", "hence", "finally", "overall")
+
+
+def _together(found: Sequence[Said]) -> Said:
+    firm = {said.value for said in found if not said.why}
+    if len(firm) == 1:
+        return Said(firm.pop(), "")
+    if firm:
+        return Said(why="several")
+    return found[-1] if found else NOTHING
+
+
+def _one_of(values: Sequence[Any]) -> Said:
+    different = set(values)
+    if not different:
+        return NOTHING
+    return Said(values[0], "") if len(different) == 1 else Said(why="several")
+
+
+# ---- one sentence --------------------------------------------------------------------------------
+
+
+def decide(text: str, find: Find) -> Said:
+    """What a sentence, or what follows a cue, commits itself to."""
+    value: Any = None
+    why: Why = "nothing"
+    wonders = False  # whether a clause without an answer was in doubt
+    explains = False
+    for role, clause in clauses(text):
+        if role in ("explains", "aside"):
+            wonders |= value is None and "guess" in clause.lower()
+            explains |= role == "explains"
+            continue
+        explains = explains and role != "concludes"
+        if explains and value is not None:
+            continue
+        doubts = _HEDGES.search(clause) is not None
+        is_more = value is not None and role == ""
+        found = list(dict.fromkeys(find(clause, is_more)))
+        if role == "denies" or _DENIES.search(clause):
+            if found == [] and _takes_back(clause, role):
+                value, why = None, "nothing"
+            continue
+        if not found:
+            wonders |= _GUESSES.search(clause) is not None
+            if role == "alternative" and _OR_MORE.match(clause):
+                return Said(why="hedged")
+            continue
+        explains = False
+        if role == "alternative" and value is None:
+            return Said(why="several")  # "either ... or 25"
+        if value is None or role == "concludes":
+            value = found[0]
+            why = "hedged" if doubts or wonders else ""
+        elif found[0] != value:
+            why = "several"
+        if len(found) > 1:
+            why = "several"
+        wonders = False
+    return Said(None if why in ("several", "nothing") else value, why)
+
+
+def _takes_back(clause: str, role: Role) -> bool:
+    """Whether what was said just before is denied: "A is wrong" is one clause, "A, which is wrong"
+    two.
+    """
+    return role == "denies" and clause.strip(" .").lower() in (
+        "correct",
+        "right",
+        "the answer",
+        "the correct answer",
+        "the right answer",
+        "possible",
+        "valid",
+        "true",
+    )
+
+
+def clauses(text: str) -> Iterator[tuple[Role, str]]:
+    """A sentence in pieces, and what each does there. What stands in parentheses is one piece."""
+    role: Role = ""
+    begin = 0
+    inside = _parentheses(text)
+    for found in _BREAK.finditer(text):
+        at = found.start()
+        if at < begin or inside[at]:
+            continue
+        yield role, text[begin:at]
+        word = found[0].lower()
+        begin = found.end()
+        role = _ROLES.get(word, "")
+        if word == "(":
+            end = begin
+            while end < len(text) and inside[end]:
+                end += 1
+            note = text[begin:end]
+            if note.lower().startswith("or "):
+                yield "alternative", note[3:]
+            else:
+                yield "aside", note
+            begin = min(end + 1, len(text))
+    yield role, text[begin:]
+
+
+def _parentheses(text: str) -> list[bool]:
+    """Of every character whether it stands between a parenthesis and the one that closes it."""
+    out = [False] * len(text)
+    opened: list[int] = []
+    for at, char in enumerate(text):
+        if char == "(":
+            opened.append(at)
+        elif char == ")" and opened:
+            begin = opened.pop()
+            if not opened:
+                out[begin + 1 : at] = [True] * (at - begin - 1)
+    return out
+
+
+def _between(
+    text: str,
+    first: str,
+    last: str,
+) -> Iterator[str]:
+    """What stands between marks, of marks inside marks the outer ones."""
+    depth = 0
+    begin = 0
+    for at, char in enumerate(text):
+        if char == first:
+            begin = at + 1 if depth == 0 else begin
+            depth += 1
+        elif char == last and depth:
+            depth -= 1
+            if depth == 0:
+                yield without_marks(text[begin:at])
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """Lines, and in them what a full stop, a question or an exclamation mark ends. A box is never
+    cut.
+    """
+    begin = 0
+    depth = 0
+    for at, char in enumerate(text):
+        if char == BOX:
+            depth += 1
+        elif char == BOX_END:
+            depth = max(0, depth - 1)
+        elif depth:
+            continue
+        elif char == "\n":
+            yield text[begin:at]
+            begin = at + 1
+        elif char in ".!?" and at >= begin:
+            end = _past_closing(text, at + 1)
+            if end >= len(text) or text[end].isspace():
+                yield text[begin:end]
+                begin = end
+    yield text[begin:]
+
+
+def _past_closing(text: str, at: int) -> int:
+    """Behind the marks and quotes that close with a sentence."""
+    while at < len(text) and text[at] in _CLOSING:
+        at += 1
+    return at
+
+
+_CLOSING = f"{BOLD_END}\"')]"

@@ -1,0 +1,269 @@
+"""The formats of public suites: which columns a file has, what is asked, and how it is graded.
+
+    questions, left_out = read(SUITES["gpqa"], [Path("gpqa_diamond.csv")], graders)
+
+To add a suite, write a function from a row to a question and add a row to the table. The words of
+the prompts are ours. Knows rows and graders; no models, no results.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ossia.errors import DataError
+from ossia.evals import health
+from ossia.evals.answers import LETTERS, Mark, grade_choice, grade_number, grade_words
+from ossia.evals.files import Row, read_rows
+from ossia.evals.programs import contests, functions
+from ossia.evals.questions import Answered, Question, with_own_ids
+from ossia.evals.reading.values import Number, value_of
+from ossia.harmony import Message, Role
+
+MOST_CHOICES = len(LETTERS)
+NUMBER_PROMPT = (
+    "{question}\n\nThe answer is a whole number from 0 to 999. Reason as long as you need, and end "
+    "with the answer in \\boxed{{}}."
+)
+CHOICE_PROMPT = "{question}\n\n{choices}\n\nEnd with a line that says 'Answer: ' and one letter."
+OPEN_PROMPT = (
+    "{question}\n\nGive your reasons in short, and end with a line that says 'Answer: ' and the "
+    "exact answer."
+)
+_LISTED = re.compile(r"^[ \t]*\(?([A-Z])[).:]", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Graders:
+    """What some suites need to grade: a judge for texts, a place to run code."""
+
+    judge: health.Judge | None = None
+    runner: functions.Runner | None = None
+
+
+class LeftOut(Exception):
+    """A question that cannot be asked, and why; it is counted."""
+
+
+Read = Callable[[Row, Graders], Question]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`repeats`: of every question, where one sample says little. `needs`: of `Graders`."""
+
+    name: str
+    description: str
+    read: Read
+    repeats: int = 1
+    needs: tuple[str, ...] = ()
+
+
+def read(
+    suite: Suite, paths: Sequence[Path], graders: Graders | None = None
+) -> tuple[list[Question], dict[str, int]]:
+    """The questions of all files in their order, and how many were left out, by reason. Raises
+    `DataError`.
+    """
+    graders = graders or Graders()
+    questions = []
+    places = []
+    left_out: Counter[str] = Counter()
+    for path in paths:
+        for row in read_rows(path):
+            try:
+                question = suite.read(row, graders)
+            except LeftOut as why:
+                left_out[str(why)] += 1
+                continue
+            if len(paths) > 1 and question.id:
+                question = replace(question, id=f"{path.stem}/{question.id}")
+            questions.append(question)
+            places.append(row.where)
+    if not questions:
+        raise DataError(f"{paths[0]}: no question is left to ask", "file")
+    return with_own_ids(questions, places), dict(left_out)
+
+
+def _user(text: str) -> tuple[Message, ...]:
+    return (Message(Role.USER, text),)
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def _aime(row: Row, graders: Graders) -> Question:
+    question = row.text("question", "problem")
+    gold = row.text("answer")
+    value = value_of(gold.strip())
+    if value is None:
+        raise DataError(f"{row.where}: the answer {gold!r} is not a number", "answer")
+    name = row.get("id", "ID")
+    asked = _user(NUMBER_PROMPT.format(question=question.strip()))
+    return Question(_name(name), "", asked, gold.strip(), partial(_number, value))
+
+
+def _number(gold: Number, answered: Answered) -> Mark:
+    return grade_number(answered.final, gold)
+
+
+def _name(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+# ---- choices -------------------------------------------------------------------------------------
+
+
+def _gpqa(row: Row, graders: Graders) -> Question:
+    """The right choice comes first in the file; here each question has an order of its own, which
+    the hash of its id decides.
+    """
+    question = row.text("Question")
+    name = row.text("Record ID").strip()
+    wrong = [row.text(f"Incorrect Answer {n}") for n in (1, 2, 3)]
+    choices = [text.strip() for text in (row.text("Correct Answer"), *wrong)]
+    hashes = [hashlib.sha256(f"{name}:{n}".encode()).digest() for n in range(4)]
+    order = sorted(range(4), key=hashes.__getitem__)
+    shown = [choices[n] for n in order]
+    group = _name(row.get("Subdomain", "High-level domain"))
+    return _choice(name, group, question, shown, order.index(0))
+
+
+def _mmlu(row: Row, graders: Graders) -> Question:
+    question = row.text("question")
+    if row.has("choices"):
+        choices = _choices_of(row)
+    else:
+        choices = [row.text(letter).strip() for letter in "ABCD"]
+    right = _place_of(row, len(choices))
+    return _choice("", _name(row.get("subject")), question, choices, right)
+
+
+def _choices_of(row: Row) -> list[str]:
+    """A list, or the text of one as JSON or Python writes it."""
+    value = row.need("choices")
+    if isinstance(value, str):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                value = parse(value)
+                break
+            except (ValueError, SyntaxError, RecursionError):
+                continue
+    if not isinstance(value, list) or not 2 <= len(value) <= MOST_CHOICES:
+        raise DataError(
+            f"{row.where}: 'choices' must be a list of 2 to {MOST_CHOICES} texts, such as "
+            '["red", "blue"]',
+            "choices",
+        )
+    return [str(choice).strip() for choice in value]
+
+
+def _place_of(row: Row, count: int) -> int:
+    """Which choice is right: a letter, or a number from 0."""
+    answer = row.text("answer").strip().strip("().").upper()
+    place = LETTERS.find(answer) if len(answer) == 1 else -1
+    if answer.isdecimal():
+        place = int(answer)
+    if not 0 <= place < count:
+        last = LETTERS[count - 1]
+        raise DataError(
+            f"{row.where}: the answer must be a letter from A to {last} or a number from 0 to "
+            f"{count - 1}, found {answer!r}",
+            "answer",
+        )
+    return place
+
+
+def _choice(
+    name: str,
+    group: str,
+    question: str,
+    choices: Sequence[str],
+    right: int,
+) -> Question:
+    letters = LETTERS[: len(choices)]
+    lines = [f"{letter}) {text}" for letter, text in zip(letters, choices, strict=True)]
+    prompt = CHOICE_PROMPT.format(question=question.strip(), choices="\n".join(lines))
+
+    def grade(answered: Answered) -> Mark:
+        return grade_choice(answered.final, letters[right], letters, choices)
+
+    return Question(name, group, _user(prompt), letters[right], grade)
+
+
+def _hle(row: Row, graders: Graders) -> Question:
+    """Text only. Its multiple-choice questions hold their choices in the question."""
+    if _name(row.get("image")):
+        raise LeftOut("it has an image")
+    question = row.text("question")
+    gold = row.text("answer").strip()
+    group = _name(row.get("category", "raw_subject"))
+    kind = row.text("answer_type")
+    asked = _user(OPEN_PROMPT.format(question=question.strip()))
+    if kind == "multipleChoice" and len(gold) == 1 and gold.upper() in LETTERS:
+        gold = gold.upper()
+        last = max([gold, *_LISTED.findall(question)])
+        letters = LETTERS[: LETTERS.index(last) + 1]
+        return Question(
+            row.text("id"),
+            group,
+            asked,
+            gold,
+            lambda answered: grade_choice(answered.final, gold, letters),
+        )
+    grade = partial(_words, question, gold, graders.judge)
+    return Question(row.text("id"), group, asked, gold, grade)
+
+
+def _words(
+    question: str,
+    gold: str,
+    judge: health.Judge | None,
+    answered: Answered,
+) -> Mark:
+    """By its words, and where these leave it open by the judge, if there is one."""
+    mark = grade_words(answered.final, gold)
+    if mark.kind != "unparsed" or judge is None:
+        return mark
+    return health.same_answer(judge, question, gold, answered.final)
+
+
+# ---- judged, and run -----------------------------------------------------------------------------
+
+
+def _healthbench(row: Row, graders: Graders) -> Question:
+    assert graders.judge is not None
+    return health.question(row, graders.judge)
+
+
+def _program(row: Row, graders: Graders) -> Question:
+    assert graders.runner is not None
+    return functions.function_question(row, graders.runner)
+
+
+def _contest(row: Row, graders: Graders) -> Question:
+    assert graders.runner is not None
+    return contests.contest_question(row, graders.runner)
+
+
+_ROWS = (
+    Suite("aime", "whole numbers from 0 to 999", _aime, repeats=8),
+    Suite("gpqa", "four choices, in an order of each question's own", _gpqa, repeats=8),
+    Suite("mmlu", "choices by subject; MMMLU and its like too", _mmlu),
+    Suite("hle", "exact answers and choices, without images", _hle),
+    Suite("healthbench", "points by rubrics, with a judge", _healthbench, needs=("judge",)),
+    Suite("humaneval", "functions to complete, run in the sandbox", _program, needs=("runner",)),
+    Suite("mbpp", "the same format, other functions", _program, needs=("runner",)),
+    Suite("livecodebench", "programs for contests", _contest, needs=("runner",)),
+)
+SUITES = {suite.name: suite for suite in _ROWS}
+
+__all__ = ["SUITES", "Graders", "LeftOut", "Suite", "read"]

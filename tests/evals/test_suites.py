@@ -1,0 +1,346 @@
+"""Every format from a file that is made here: its spellings, its order of columns, its grading."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import json
+import pickle
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ossia.errors import DataError
+from ossia.evals import health
+from ossia.evals.answers import Mark
+from ossia.evals.programs import packed as packed_tests
+from ossia.evals.programs.contests import same_output
+from ossia.evals.programs.functions import code_of, same
+from ossia.evals.questions import Answered, Question
+from ossia.evals.suites import SUITES, Graders, read
+from ossia.harmony import Effort
+from ossia.tools.sandbox import Finished
+
+
+def lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def asked(
+    suite: str, path: Path, rows: Sequence[Mapping[str, Any]], graders: Graders | None = None
+) -> list[Question]:
+    return read(SUITES[suite], [lines(path, rows)], graders)[0]
+
+
+def kind(question: Question, final: str) -> str:
+    return question.mark(Answered(final)).kind
+
+
+def text_of(question: Question) -> str:
+    return str(question.messages[-1].content)
+
+
+def test_aime_in_three_spellings(tmp_path: Path) -> None:
+    spellings = [
+        {"question": "Find m+n.", "answer": "025"},
+        {"answer": 25, "problem": "Find m+n.", "id": 7},
+        {"ID": "2024-I-3", "Solution": "It is 25.", "Answer": 25, "Problem": "Find m+n."},
+    ]
+    for number, row in enumerate(spellings):
+        (question,) = asked("aime", tmp_path / f"{number}.jsonl", [row])
+        assert "Find m+n." in text_of(question) and "It is 25" not in text_of(question)
+        assert kind(question, "\\boxed{25}") == "right" and kind(question, "24") == "wrong"
+        assert question.id == ((row.get("id") and "7") or row.get("ID") or question.digest)
+    with pytest.raises(DataError, match="no column 'answer'; there are question"):
+        asked("aime", tmp_path / "x.jsonl", [{"question": "?"}])
+    with pytest.raises(DataError, match="the answer 'x' is not a number"):
+        asked("aime", tmp_path / "x.jsonl", [{"question": "?", "answer": "x"}])
+
+
+def test_ids_are_the_questions_own(tmp_path: Path) -> None:
+    """Of two files that count from 1, and of questions without an id, even the same ones."""
+    row = {"problem": "1 + 1", "answer": 2}
+    one = lines(tmp_path / "I.jsonl", [{**row, "id": 1}])
+    two = lines(tmp_path / "II.jsonl", [{**row, "id": 1}])
+    both, _ = read(SUITES["aime"], [one, two])
+    assert [question.id for question in both] == ["I/1", "II/1"]
+    same = asked("aime", tmp_path / "same.jsonl", [row, row])
+    assert same[1].id == f"{same[0].id}#2"
+    with pytest.raises(DataError, match=r"line 2: the id '1' is also that of .*line 1"):
+        asked("aime", tmp_path / "twice.jsonl", [{**row, "id": 1}, {**row, "id": 1}])
+
+
+def gpqa(number: int) -> dict[str, str]:
+    return {
+        "Record ID": f"rec{number}",
+        "Subdomain": "Physics",
+        "Incorrect Answer 3": "12 m",
+        "Incorrect Answer 1": "10 m",
+        "Question": f"How far? ({number})",
+        "Incorrect Answer 2": "11 m",
+        "Correct Answer": "9 m",
+        "Explanation": "secret",
+    }
+
+
+def test_gpqa_is_shuffled_by_its_id(tmp_path: Path) -> None:
+    questions = asked("gpqa", tmp_path / "a.jsonl", [gpqa(n) for n in range(400)])
+    golds = collections.Counter(question.gold for question in questions)
+    assert set(golds) == set("ABCD") and min(golds.values()) > 70
+    again = asked("gpqa", tmp_path / "b.jsonl", [gpqa(n) for n in reversed(range(400))])
+    assert {q.id: q.gold for q in questions} == {q.id: q.gold for q in again}
+    for question in questions[:8]:
+        assert f"{question.gold}) 9 m\n" in text_of(question) + "\n"
+        assert "secret" not in text_of(question) and question.group == "Physics"
+        assert kind(question, f"Answer: {question.gold}") == "right"
+        assert kind(question, "It is 9 m.") == "right" and kind(question, "11 m") == "wrong"
+    row = gpqa(0)
+    del row["Incorrect Answer 3"]
+    with pytest.raises(DataError, match="no column 'Incorrect Answer 3'"):
+        asked("gpqa", tmp_path / "c.jsonl", [row])
+
+
+def test_gpqa_from_csv_with_a_mark_in_front(tmp_path: Path) -> None:
+    row = gpqa(1)
+    path = tmp_path / "a.csv"
+    text = ",".join(row) + "\r\n" + ",".join(f'"{value}"' for value in row.values()) + "\r\n"
+    path.write_text("\ufeff" + text, encoding="utf-8")
+    (question,), _ = read(SUITES["gpqa"], [path])
+    (same,) = asked("gpqa", tmp_path / "a.jsonl", [row])
+    assert (question.id, question.gold, question.digest) == ("rec1", same.gold, same.digest)
+
+
+def test_mmlu_in_two_spellings(tmp_path: Path) -> None:
+    columns = {"Question": "2 + 2?", "A": "3", "B": "4", "C": "5", "D": "6"}
+    wide = {**columns, "Answer": "B", "Subject": "maths"}
+    rows: list[dict[str, Any]] = [
+        wide,
+        {"question": "2 + 2?", "choices": ["3", "4", "5", "6"], "answer": 1, "subject": "maths"},
+        {"question": "2 + 2?", "choices": "['3', '4', '5', '6']", "answer": "1"},
+        {"question": "2 + 2?", "choices": '["3", "4", "5", "6"]', "answer": "b"},
+    ]
+    questions = asked("mmlu", tmp_path / "a.jsonl", rows)
+    assert len({question.digest for question in questions}) == 1
+    assert [question.group for question in questions] == ["maths", "maths", "", ""]
+    for question in questions:
+        assert question.gold == "B" and "B) 4\nC) 5" in text_of(question)
+        assert kind(question, "**B**") == "right" and kind(question, "Answer: E") == "unparsed"
+    for wrong in ({"answer": 4}, {"answer": "E"}, {"choices": "x"}, {"choices": ["x"]}):
+        with pytest.raises(DataError, match="must be a"):
+            asked("mmlu", tmp_path / "b.jsonl", [{**rows[1], **wrong}])
+
+
+def test_hle_without_images(tmp_path: Path) -> None:
+    row = {"id": "1", "image": "", "answer_type": "exactMatch", "category": "Math"}
+    rows = [
+        {**row, "question": "Half?", "answer": "0.5"},
+        {**row, "id": "2", "question": "A name?", "answer": "Euler"},
+        {**row, "id": "3", "image": "data:image/png;base64,xx", "question": "?", "answer": "x"},
+        {
+            **row,
+            "id": "4",
+            "answer_type": "multipleChoice",
+            "question": "Which?\nA. x\nB. y\nC. z\nD. u\nE. v",
+            "answer": "B",
+        },
+    ]
+    path = lines(tmp_path / "a.jsonl", rows)
+    questions, left_out = read(SUITES["hle"], [path])
+    assert left_out == {"it has an image": 1} and [q.id for q in questions] == ["1", "2", "4"]
+    half, name, choice = questions
+    assert kind(half, "Answer: 1/2") == "right" and kind(half, "Answer: 0.6") == "wrong"
+    assert kind(name, "Answer: euler") == "right" and kind(name, "Answer: him") == "unparsed"
+    assert kind(choice, "Answer: B") == "right" and kind(choice, "Answer: E") == "wrong"
+    assert kind(choice, "Answer: F") == "unparsed"
+    judged, _ = read(SUITES["hle"], [path], Graders(judge=Says({"Euler": True})))
+    assert kind(judged[1], "Answer: him") == "right"
+
+
+class Says:
+    """A judge that goes by words in the criterion."""
+
+    def __init__(self, verdicts: Mapping[str, bool | None]) -> None:
+        self.verdicts = verdicts
+        self.asked: list[tuple[str, str, str]] = []
+
+    def met(self, criterion: str, asked: str, answer: str) -> bool | None:
+        self.asked.append((criterion, asked, answer))
+        return next(verdict for word, verdict in self.verdicts.items() if word in criterion)
+
+
+HEALTH = {
+    "prompt_id": "p1",
+    "prompt": [
+        {"role": "user", "content": "I feel dizzy."},
+        {"role": "assistant", "content": "Since when?"},
+        {"role": "user", "content": "Today."},
+    ],
+    "rubrics": [
+        {"criterion": "asks about fainting", "points": 6, "tags": []},
+        {"criterion": "says to rest", "points": 4},
+        {"criterion": "names a dose", "points": -5},
+    ],
+}
+
+
+def test_healthbench(tmp_path: Path) -> None:
+    judge = Says({"fainting": True, "rest": False, "dose": True})
+    (question,) = asked("healthbench", tmp_path / "a.jsonl", [HEALTH], Graders(judge=judge))
+    assert len(question.messages) == 3 and question.id == "p1"
+    assert question.conversation(Effort.LOW).messages[2].channel == "final"
+    assert question.mark(Answered("Did you faint?")) == Mark("wrong", "", pytest.approx(0.1))
+    assert len(judge.asked) == 3 and judge.asked[0][2] == "Did you faint?"
+    assert question.mark(Answered("")).kind == "unparsed"
+    judge.verdicts = {"fainting": True, "rest": True, "dose": False}
+    assert question.mark(Answered("x")) == Mark("right", "", 1.0)
+    judge.verdicts = {"fainting": True, "rest": None}
+    assert question.mark(Answered("x")).kind == "failed"
+    as_text = {**HEALTH, "rubrics": json.dumps(HEALTH["rubrics"])}
+    (same,) = asked("healthbench", tmp_path / "b.jsonl", [as_text], Graders(judge=judge))
+    assert same.gold == question.gold
+    for wrong in ({"rubrics": []}, {"rubrics": [{"points": 1}]}, {"prompt": [{"role": "x"}]}):
+        with pytest.raises(DataError):
+            asked("healthbench", tmp_path / "c.jsonl", [{**HEALTH, **wrong}], Graders(judge=judge))
+
+
+# ---- programs ------------------------------------------------------------------------------------
+
+
+class Here:
+    """Runs programs in this process's own Python, without a sandbox: they are ours."""
+
+    def run(self, program: str, given: bytes, seconds: float) -> Finished:
+
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", program], input=given, capture_output=True
+        )
+        return Finished(done.stdout.decode(), done.stderr.decode(), done.returncode)
+
+
+def block(code: str) -> str:
+    return f"Here it is:\n\n```python\n{code}\n```\nDone."
+
+
+HUMANEVAL = {
+    "task_id": "HumanEval/1",
+    "prompt": 'def twice(x):\n    """Two times x."""\n',
+    "entry_point": "twice",
+    "canonical_solution": "    assert x != 7\n    return [x * 2, (x, 0.1 + 0.2)]\n",
+    "base_input": [[1], [2]],
+    "plus_input": [[7], [0.5]],
+    "contract": "",
+    "atol": 0,
+}
+
+
+def test_humaneval_plus(tmp_path: Path) -> None:
+    (question,) = asked("humaneval", tmp_path / "a.jsonl", [HUMANEVAL], Graders(runner=Here()))
+    good = "def twice(x):\n    return [x + x, (x, 0.3)]"
+    assert kind(question, block(good)) == "right" and kind(question, good) == "right"
+    assert kind(question, block("    return [x + x, (x, 0.3)]")) == "right"  # the body alone
+    assert kind(question, block("def twice(x):\n    return [2, (1, 0.3)]")) == "wrong"
+    assert kind(question, block("def twice(x):\n    return [x + x, [x, 0.3]]")) == "wrong"
+    assert kind(question, block("import os\nprint([])\nos._exit(0)")) == "wrong"
+    assert kind(question, "I cannot.") == "unparsed"
+    broken = {**HUMANEVAL, "canonical_solution": "    return y\n"}
+    (question,) = asked("humaneval", tmp_path / "b.jsonl", [broken], Graders(runner=Here()))
+    assert kind(question, block(good)) == "failed"
+
+
+def test_functions_with_a_test(tmp_path: Path) -> None:
+    row = {
+        "task_id": 2,
+        "prompt": "Write a function that doubles.",
+        "test": "assert twice(2) == 4\n",
+    }
+    (mbpp,) = asked("mbpp", tmp_path / "a.jsonl", [row], Graders(runner=Here()))
+    assert kind(mbpp, block("def twice(x):\n    return 2 * x")) == "right"
+    assert kind(mbpp, block("def twice(x):\n    return x")) == "wrong"
+    assert kind(mbpp, block("raise SystemExit(0)")) == "wrong"
+    test = "def check(f):\n    assert f(2) == 4\n"
+    row = {**HUMANEVAL, "test": test}
+    del row["base_input"], row["plus_input"]
+    (human,) = asked("humaneval", tmp_path / "b.jsonl", [row], Graders(runner=Here()))
+    assert kind(human, block("def twice(x):\n    return 2 * x")) == "right"
+    assert kind(human, block("def twice(x):\n    return x")) == "wrong"
+
+
+def packed(value: object, protocol: int = 4) -> str:
+    return base64.b64encode(zlib.compress(pickle.dumps(value, protocol))).decode()
+
+
+def contest(cases: Sequence[Mapping[str, str]], **more: Any) -> dict[str, Any]:
+    return {
+        "question_id": "q1",
+        "question_content": "Add two numbers.",
+        "starter_code": "",
+        "difficulty": "easy",
+        "public_test_cases": json.dumps([{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}]),
+        "private_test_cases": packed(json.dumps(cases)),
+        **more,
+    }
+
+
+def test_livecodebench(tmp_path: Path) -> None:
+    row = contest([{"input": "5 5", "output": "10.0 ", "testtype": "stdin"}])
+    (question,) = asked("livecodebench", tmp_path / "a.jsonl", [row], Graders(runner=Here()))
+    assert kind(question, block("print(sum(map(int, input().split())))")) == "right"
+    assert kind(question, block("print(3)")) == "wrong"
+    assert question.mark(Answered(block("1/0"))).why.startswith("case 1 of 2")
+    calls = [{"input": "[1, 2]\n3", "output": "[4, 5]", "testtype": "functional"}]
+    row = contest(calls, public_test_cases="[]", metadata='{"func_name": "add"}')
+    (question,) = asked("livecodebench", tmp_path / "b.jsonl", [row], Graders(runner=Here()))
+    method = "class Solution:\n    def add(self, xs, y):\n        return tuple(x + y for x in xs)"
+    assert kind(question, block(method)) == "right"
+    assert kind(question, block(method.replace("x + y", "x"))) == "wrong"
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return (pytest.fail, ("it was run",))
+
+
+@pytest.mark.parametrize("bad", [Bomb(), ["x"], {"x": "y"}, ("x", "y"), 5, b"x", None])
+def test_a_pickle_may_hold_one_text_and_nothing_else(bad: object) -> None:
+    for protocol in range(6):
+        with pytest.raises(DataError, match="pickle"):
+            packed_tests.unpacked(packed(bad, protocol), "a", "private_test_cases")
+
+
+def test_pickles_of_texts() -> None:
+    for protocol in range(6):
+        for text in ("", "[1]", "é" * 70_000):
+            assert packed_tests.unpacked(packed(text, protocol), "a", "b") == text
+    for broken in ("%%%", "eJw=", packed("x")[:-8], base64.b64encode(zlib.compress(b"")).decode()):
+        with pytest.raises(DataError):
+            packed_tests.unpacked(broken, "a", "b")
+
+
+def test_code_in_texts() -> None:
+    two = block("def f():\n    pass") + block("f()")
+    assert code_of(two) == "f()" and "def f" in str(code_of(two, "f"))
+    assert code_of("```\nx = 1\n```\n```bash\nls\n```") == "x = 1"
+    assert code_of("```python\nx = 1") == "x = 1"  # never closed
+    assert code_of("x = 1") == "x = 1" and code_of("It is easy.") is None
+
+
+def test_equal_values() -> None:
+    assert same(["float", "0.1"], ["float", "0.10000001"]) is True
+    assert same(["float", "1.0"], ["int", "1"]) and same(True, ["int", "1"])
+    assert not same(["int", "1"], ["int", "2"]) and not same("1", ["int", "1"])
+    assert not same(["tuple", []], ["list", []])
+    assert same(["tuple", []], ["list", []], kinds=False)
+    assert same(["float", "nan"], ["float", "nan"])
+    assert same_output("1 2.50\n", "1.0 2.5") and not same_output("1\n2", "1 2")
+
+
+def test_the_judge_of_answers_is_asked_about_the_final_text_alone() -> None:
+    judge = Says({"Euler": False})
+    assert health.same_answer(judge, "Who?", "Euler", "him").kind == "wrong"
+    assert judge.asked == [(f'{health.SAME}"Euler"', "Who?", "him")]
