@@ -123,7 +123,7 @@ class _Many:
             if key is None:  # a guess beyond what ended the sample
                 continue
             rollout = self.open[key]
-            is_over = rollout.feed(token, token.experts)
+            is_over = rollout.feed(token)
             if token.finish_reason is None and not is_over:
                 continue
             if token.finish_reason is None:

@@ -45,7 +45,7 @@ no I/O: whoever has an engine samples, whoever has an event loop (or none) runs 
 - **History** is rendered from the messages as they were understood, so an answer reads the same to
   the model whether our tools ran in it or a client sends it again. For training it is
   **verbatim**: what was sampled stays, stop token and damage included, and only what
-  a tool or a user says is rendered. Repairs then serve the tools alone (docs/decisions/0024).
+  a tool or a user says is rendered. Repairs then serve the tools alone (docs/decisions/0023).
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ossia.data.packing import PackedBatch
-from ossia.kernels.logprobs import chunk_rows, logprobs
 from ossia.kernels.linear import linear
+from ossia.kernels.logprobs import chunk_rows, logprobs
 from ossia.model import Transformer
 from ossia.train.step import hidden
 
