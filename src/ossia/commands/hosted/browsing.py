@@ -113,7 +113,7 @@ def searches_option() -> tuple[Found, ...]:
         "search the web with Exa (EXA_API_KEY in the environment) or You.com (YDC_API_KEY); none: "
         "open URLs only; repeatable"
     )
-    return option((), about, shown="none")
+    return option((), about, shown="no search")
 
 
 def corpora(given: tuple[str, ...]) -> dict[str, str]:
