@@ -30,10 +30,11 @@ PYTHON = {
     ),  # mcp: imported as soon as there are tools
     "pydantic-ai": ("pydantic-ai-slim[openai]==2.68.0", "openai==3.57.0"),
     "anthropic": ("anthropic==2.14.0",),
-    "inspect-ai": ("inspect-ai==0.3.285", "openai==3.57.0"),
     "ollama": ("ollama==0.6.3",),
     "langgraph": ("langchain==1.5.2", "langchain-openai==1.7.4", "openai==3.57.0"),
 }
+# Evaluations of others; docs/evals.md has what they are told.
+HARNESSES = {"inspect-ai": ("inspect-ai==0.3.285", "openai==3.57.0")}
 NODE = {
     "codex": ("@openai/codex@0.171.0",),
     "anthropic-js": ("@anthropic-ai/sdk@1.14.0",),
@@ -47,7 +48,7 @@ class Missing(Exception):
 
 def python(client: str) -> Path:
     """The interpreter that has the client. Raises `Missing`."""
-    pins = PYTHON[client]
+    pins = (PYTHON | HARNESSES)[client]
     with _made(client, pins) as folder:
         if folder is not None:
             _run([sys.executable, "-m", "venv", str(folder)])

@@ -50,19 +50,10 @@ class TrainableExperts(nn.Module):
         self.weight = nn.Parameter(torch.empty(experts, rows, columns))
         self.bias = nn.Parameter(torch.empty(experts, rows))
         self.fake_quantize: bool | mxfp4.ScaleRule = False
-        self._rounded: tuple[object, Tensor] | None = None  # (of which weights, their values)
 
     def values(self) -> Tensor:
-        """The weights [E, rows, columns] that the forward sees. Without gradients what was rounded
-        is kept until the weights change: rollouts ask for it with every token.
-        """
-        if not self.fake_quantize or torch.is_grad_enabled():
-            return self.seen(self.weight)
-        weight = self.weight
-        key = (self.fake_quantize, weight._version, weight.data_ptr(), weight.dtype)
-        if self._rounded is None or self._rounded[0] != key:
-            self._rounded = (key, self.seen(weight))
-        return self._rounded[1]
+        """The weights [E, rows, columns] that the forward sees."""
+        return self.seen(self.weight)
 
     def matrix(self, expert: int, dtype: torch.dtype) -> Tensor:
         return self.seen(self.weight[expert]).to(dtype)
