@@ -14,6 +14,7 @@ from functools import lru_cache
 
 SLACK = 20  # characters of an answer beyond `TIMES` the gold one's
 TIMES = 3
+SHORTEST = 6  # characters of an earlier message whose repetition says something
 _NUMBER = re.compile(r"(?<![\w)])-?\d[\d,]*(?:\.\d+)?")
 _SENTENCE = re.compile(r"[^\W\d_]{4,}")  # a word that is more than `and`
 _SPACES = re.compile(r"\s+")
@@ -74,9 +75,10 @@ def answers_with(final_text: str, answer: str) -> bool:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What answers to a prompt are compared with. `asked`: the last message of the user; `lines`:
-    everything that anybody says before the answer. `told`: the values that could be meant, one of
-    which is in the `gold` answer. `longest`: characters of an answer; None: by the gold one.
+    """What answers to a prompt are compared with. `asked`: the last message of the user; `before`:
+    those before it; `lines`: everything that anybody says before the answer. `told`: the values
+    that could be meant, one of which is in the `gold` answer. `longest`: characters of an answer;
+    None: by the gold one.
     """
 
     gold: str
@@ -84,12 +86,13 @@ class Prompt:
     lines: tuple[str, ...] = ()
     told: Sequence[str] = ()
     longest: int | None = None
+    before: tuple[str, ...] = ()
 
 
 def commits(final_text: str, prompt: Prompt) -> bool:
     """Whether a text is an answer of its own that could be held to. It is not, if it is much longer
-    than the gold one, says the question again, is but a line of the prompt, or holds a value that
-    the gold answer does not: whoever lists everything has answered nothing.
+    than the gold one, says the question or an earlier one again, is but a line of the prompt, or
+    holds a value that the gold answer does not: whoever lists everything has answered nothing.
     """
     if final_text.strip() == prompt.gold.strip():
         return True
@@ -102,6 +105,9 @@ def commits(final_text: str, prompt: Prompt) -> bool:
         return False
     asked = plain_words(prompt.asked)
     if plain == asked or (asked in plain and asked not in gold):
+        return False
+    earlier = [plain_words(text) for text in prompt.before if len(text) >= SHORTEST]
+    if any(words in plain and words not in gold for words in earlier):
         return False
     if plain != gold and any(plain == plain_words(line) for line in prompt.lines):
         return False

@@ -188,7 +188,8 @@ class Problem:
         lines = [line for text in said[:-1] for line in text.split("\n") if line.strip()]
         expect = self.expect
         asked = self.turns[-1].user
-        return Prompt(self.answer, asked, tuple(lines), expect.told, expect.longest)
+        before = tuple(turn.user for turn in self.turns[:-1])
+        return Prompt(self.answer, asked, tuple(lines), expect.told, expect.longest, before)
 
     @property
     def gold_calls(self) -> tuple[Call, ...]:
