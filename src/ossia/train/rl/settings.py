@@ -108,11 +108,6 @@ class Sampling:
                 "engines report log-probabilities at temperature 1: leave sampling.temperature, or "
                 "sample with sampling.sampler=exact"
             )
-        if self.sampler in ("bf16", "int8") and self.replay:
-            raise ConfigError(
-                "the compiled kernels do not say which experts they chose: sampling.replay needs "
-                "sampling.sampler exact or float32"
-            )
         if not self.efforts:
             raise ConfigError("sampling.efforts names no effort")
         if self.seconds <= 0:
