@@ -249,7 +249,7 @@ def objective(task: dict[str, Any], out: Path) -> None:
     """A step of answers in groups, of which some do not count, by every normalizer: its gradients
     and metrics beside those of one part in this process.
     """
-    for normalizer in ("tokens", "samples", "constant"):
+    for normalizer in task["normalizers"]:
         weighted = {"examples": None, "batches": no_batches, "objective": Weighted(normalizer)}
         run = replace(run_of(task, out), **weighted)
         worker, store = prepare(run)

@@ -97,7 +97,7 @@ def test_a_call_can_be_required_and_is_valid(llm: LLM) -> None:
     assert called
 
 
-@pytest.mark.parametrize("tokens", [70, 130, 400])
+@pytest.mark.parametrize("tokens", [70, 130, pytest.param(400, marks=pytest.mark.slow)])
 def test_a_required_call_comes_whenever_there_are_tokens_for_one(llm: LLM, tokens: int) -> None:
     """A model that has learnt nothing would go on thinking for ever."""
     lamp = {"on": {"type": "boolean"}, "room": {"enum": ["hall", "loft"]}}

@@ -410,6 +410,7 @@ def test_an_attack_that_was_cut_short_asks_nothing_twice(tmp_path: Path) -> None
     assert found == expected and found[0] == [9.0] and len({tuple(v) for v in found.values()}) == 4
 
 
+@pytest.mark.slow
 def test_the_criteria_of_the_filter() -> None:
     def right(share: float) -> list[list[float]]:
         return [[float(n % 100 < 100 * share) for n in range(1000)]]

@@ -37,6 +37,8 @@ RESHARDED: Task = {
     "save_every": 2,
     "hyper": {"ema": 0.9, "optimizer": "muon", "clip": 0.0},
 }
+# One way of being parallel tries them all: where a mask ends is the same in each.
+NORMALIZERS = {"fsdp": ("tokens", "samples", "constant"), "ep": ("samples",), "tp": ("samples",)}
 OBJECTIVE: Task = {"do": "objective", "hyper": {"balance": {"mode": "none", "router_z": 0.0}}}
 CONTINUED: Task = {"parallel": {"tp": 2}, "steps": 3}
 DIVERGED: Task = {
@@ -100,6 +102,7 @@ def do_all(folder: Path) -> None:
     tasks += [{"do": "muon", "parallel": {"ep": 2}, "out": str(folder / "muon ep")}]
     tasks += [{"do": "dispatch", "out": str(folder / "dispatch")}]
     tasks += [{"do": "balance", "out": str(folder / "balance")}]
-    for name in ("fsdp", "ep", "tp"):
-        tasks += [OBJECTIVE | {"parallel": {name: 2}, "out": str(folder / f"objective {name}")}]
+    for name, normalizers in NORMALIZERS.items():
+        how = {"parallel": {name: 2}, "normalizers": normalizers}
+        tasks += [OBJECTIVE | how | {"out": str(folder / f"objective {name}")}]
     launch(folder, 2, tasks)

@@ -308,6 +308,7 @@ def header(tokens: list[str], types: list[int]) -> bytes:
     return b"GGUF" + struct.pack("<IQQ", 3, 0, len(fields)) + pairs
 
 
+@pytest.mark.slow
 def test_a_vocabulary_of_o200ks_size_is_looked_at(tmp_path: Path) -> None:
     ours = Tokenizer.o200k_harmony()
     file = tmp_path / "m.gguf"

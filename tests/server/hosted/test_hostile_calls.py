@@ -29,7 +29,7 @@ CALLS = (
     ("functions.shell", f'{{"commands":["ls"],"timeout_ms":{HUGE}}}'),
     ("functions.shell", f'{{"commands":["ls"],"max_output_length":{HUGE}}}'),
     ("functions.shell", f'{{"{HALF}":[]}}'),
-    ("functions.shell", "[" * 100_000),
+    ("functions.shell", "[" * 20_000),
     ("functions.apply_patch", f'{{"input":"*** Begin Patch\\n*** Add File: {HALF}\\n+{HALF}"}}'),
     ("browser.search", f'{{"query":"{HALF}","topn":{HUGE}}}'),
     ("browser.search", f'{{"{HALF}":1}}'),

@@ -216,6 +216,7 @@ def test_what_will_be_rounded_is_sampled_rounded(four: Path, tmp_path: Path) -> 
     assert all(line.get("mismatch_largest", 0) == 0 for line in log_of(tmp_path))
 
 
+@pytest.mark.slow
 def test_holding_to_the_first_model_slows_what_is_learned(four: Path, tmp_path: Path) -> None:
     data = task(tmp_path, "gold")
     free = config_of(four, f"data={data}", "steps=5")
