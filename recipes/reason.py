@@ -419,7 +419,8 @@ class Recipe:
             "over problems.",
             "Prices at low effort were 32 and 48 tokens in a first run of 22 steps, in which low "
             "effort came to think for 75 tokens where it had thought for 27; they became 16 and 24 "
-            "after it. The criteria stayed.",
+            "after it. The criteria stayed; those of E1 that judge the seeds were added when they "
+            "had been measured.",
         ]
 
     def _control_notes(self) -> list[str]:
@@ -430,8 +431,8 @@ class Recipe:
             found.append(
                 f"Control {n}: {counts['sampled']:,} tokens sampled, {counts['answers']:,} "
                 f"answers (with {self.config.sampler} weights), {counts['kept']:,} rewarded ones "
-                f"kept ({counts['different']:,} different), learned {self.config.epochs:g} times "
-                f"at a rate of {self.config.control:g}."
+                f"kept ({counts['different']:,} different), learned at a rate of "
+                f"{self.config.control:g}."
             )
         return found
 

@@ -192,8 +192,13 @@ def _sentence(numbers: Mapping[str, Mapping[str, Estimate]]) -> str:
         f"{numbers[name]['pass@1, high'].mean:.0%} {name}"
         for name in ("seeds", "rewards", "rejection sampling")
     )
+    paid = ", ".join(
+        f"{numbers[name]['reward, thoughts paid for'].mean:.2f} {name}"
+        for name in ("seeds", "rewards", "rejection sampling")
+    )
     begin = f"pass@1 and pass@8 over the three efforts: {', '.join(said)}."
-    return f"{begin} pass@1 at high effort alone: {at_high}."
+    end = f"Counted as rewards count, with thoughts paid for: {paid}."
+    return f"{begin} pass@1 at high effort alone: {at_high}. {end}"
 
 
 def _panels(
