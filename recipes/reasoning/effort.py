@@ -30,6 +30,11 @@ from recipes.experiments.results import (
 from recipes.reasoning.measure import Row
 
 VOTES = (1, 2, 4, 8)
+BEYOND = (
+    "The seeds' curve ends with their longest thoughts and is continued flat. An effort that "
+    "thinks for longer than that after rewards is not compared at equal thoughts, and a lift that "
+    "comes from it says no more than that thinking for longer was worth it."
+)
 EFFORTS = tuple(effort.value for effort in Effort)
 Forced = Mapping[str, Mapping[str, float]]  # model -> budget -> accuracy
 
@@ -148,7 +153,7 @@ def result(
         at_least("after rewards, thoughts at high effort by those at low", found["ratio"], 3.0),
         at_least("after rewards, accuracy at high effort less that at low", found["gain"], 0.25),
         above(
-            "rewards lift accuracy above the seeds' curve at equal thoughts",
+            "rewards lift accuracy above the seeds' curve, which ends flat at its longest thoughts",
             found["above the seeds at equal thoughts"],
             0.0,
         ),
@@ -169,7 +174,7 @@ def result(
         criteria=criteria,
         published=(_published(found),),
         panels=_panels(numbers, seeds, after, forced),
-        notes=tuple(notes),
+        notes=(*notes, BEYOND),
     )
 
 
