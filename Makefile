@@ -16,7 +16,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist w
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help chat test test-all format nano recipe recipe-smoke bench-cpu clean
+.PHONY: help chat test test-all format nano recipe recipe-smoke reason bench-cpu clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -45,6 +45,9 @@ recipe: $(VENV)/with-train  ## the same and every experiment, standard profile; 
 
 recipe-smoke: $(VENV)/with-train  ## every stage and experiment on a micro model, about five minutes
 	$(BIN)/ossia train recipes/report.py --out runs/smoke --fresh profile=smoke
+
+reason: $(VENV)/with-train  ## seeds, rewards and their control on nano; writes docs/recipe/reasoning.md
+	$(BIN)/ossia train recipes/reason.py --out runs/reason --resume
 
 bench-cpu: $(VENV)/with-base  ## measure this machine; writes docs/bench. ARGS='--model DIR --cache DIR --fork DIR'
 	@$(BIN)/python bench/cpu_page.py $(ARGS)

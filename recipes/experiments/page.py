@@ -62,11 +62,12 @@ def page(about: Found, found: Mapping[str, Found], filter_report: str, card: str
         f"Made by `{about['command']}` on {about['machine']}, ossia {about['ossia']}. This page, "
         "its plots and "
         f"[{RESULTS}]({RESULTS}) are written by that command.",
+        "What rewards add to nano: [reasoning.md](reasoning.md).",
         NOT_OURS,
         "## Criteria",
         RULE,
-        _criteria(found),
-        *(_experiment(name, result) for name, result in found.items()),
+        criteria_table(found),
+        *(experiment(name, result) for name, result in found.items()),
         "## The filter",
         "Of documents that it was not fitted on:",
         filter_report,
@@ -75,12 +76,12 @@ def page(about: Found, found: Mapping[str, Found], filter_report: str, card: str
         "Wilson's 95% interval.",
         card,
         "## Time",
-        _times(about["phases"]),
+        times(about["phases"]),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _criteria(found: Mapping[str, Found]) -> str:
+def criteria_table(found: Mapping[str, Found]) -> str:
     rows = [
         [result["experiment"], c["claim"], c["rule"], c["found"], f"**{c['verdict']}**"]
         for result in found.values()
@@ -89,7 +90,7 @@ def _criteria(found: Mapping[str, Found]) -> str:
     return markdown_table(["", "claim", "passes if", "found (95%)", "verdict"], rows)
 
 
-def _experiment(name: str, result: Found) -> str:
+def experiment(name: str, result: Found) -> str:
     budget, seeds = result["budget"], result["seeds"]
     spent = (
         f"Model: {result['model']}. {seeds} seed{'s' if seeds > 1 else ''}, {budget['runs']} runs "
@@ -134,7 +135,7 @@ def _interval(e: Found) -> str:
     return "-" if e["over"] == "nothing" else f"{_number(e['low'])} to {_number(e['high'])}"
 
 
-def _times(of: Sequence[Found]) -> str:
+def times(of: Sequence[Found]) -> str:
     rows = [
         [p["name"], p["does"], f"{p['tokens'] / 1e6:.2f}M", f"{p['seconds']:.0f} s"] for p in of
     ]

@@ -78,6 +78,22 @@ def over_items(
     return Estimate(values[0], low, high, "items", values)
 
 
+def in_every_seed(
+    per_seed: Sequence[Sequence[Item]], statistic: Callable[[Sequence[Item]], float]
+) -> Estimate:
+    """`statistic` of every seed's items, with the widest interval that covers each seed's own
+    bootstrap over its items: what lies on one side of a bound does so in every seed.
+    """
+    each = [over_items([items], statistic) for items in per_seed]
+    return Estimate(
+        fmean(one.mean for one in each),
+        min(one.low for one in each),
+        max(one.high for one in each),
+        "items",
+        tuple(one.mean for one in each),
+    )
+
+
 def mean_of(per_seed: Sequence[Sequence[float]]) -> Estimate:
     return over_items(per_seed, fmean)
 

@@ -166,15 +166,15 @@ def test_a_gold_conversation_is_replayed() -> None:
 
 def test_thinking_has_its_price() -> None:
     """r = right (1 - share min(1, n / budget)), and nothing beyond the bound."""
-    low = PRICES[Effort.LOW]
+    low = PRICES.low
     assert low == Price(32, 48, 0.6)
     assert low.reward(1.0, 0) == 1.0
     assert low.reward(1.0, 16) == pytest.approx(0.7)
     assert low.reward(1.0, 32) == low.reward(1.0, 48) == pytest.approx(0.4)
     assert low.reward(1.0, 49) == 0.0 and low.reward(0.0, 0) == 0.0
-    high = PRICES[Effort.HIGH]
+    high = PRICES.high
     assert high.reward(1.0, 400) == 1.0 and high.reward(1.0, 401) == 0.0
-    assert PRICES[Effort.MEDIUM].reward(1.0, 80) == pytest.approx(0.7)
+    assert PRICES.medium.reward(1.0, 80) == pytest.approx(0.7)
     for wrong in ((0, 48, 0.6), (64, 48, 0.6), (32, 48, 1.0), (32, 48, -0.1)):
         with pytest.raises(ConfigError):
             Price(*wrong)

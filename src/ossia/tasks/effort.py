@@ -7,7 +7,6 @@ for its own sake.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ossia.errors import ConfigError
@@ -44,9 +43,19 @@ class Price:
         return correct * (1 - self.share * min(1.0, tokens / self.budget))
 
 
-# For tasks whose gold answers think for 20 to 270 tokens: state, puzzles, machine.
-PRICES: Mapping[Effort, Price] = {
-    Effort.LOW: Price(32, 48, 0.6),
-    Effort.MEDIUM: Price(80, 128, 0.3),
-    Effort.HIGH: Price(256, 400, 0.0),
-}
+@dataclass(frozen=True)
+class Prices:
+    """Of every effort. As they stand, for tasks whose gold answers think for 20 to 270 tokens:
+    state, puzzles, machine, taken together. A task whose shortest way is much shorter needs a
+    smaller `low`, or working everything out still pays at low effort.
+    """
+
+    low: Price = Price(32, 48, 0.6)
+    medium: Price = Price(80, 128, 0.3)
+    high: Price = Price(256, 400, 0.0)
+
+    def of(self, effort: Effort) -> Price:
+        return {Effort.LOW: self.low, Effort.MEDIUM: self.medium, Effort.HIGH: self.high}[effort]
+
+
+PRICES = Prices()

@@ -100,7 +100,7 @@ def test_keys_that_the_page_names_exist() -> None:
     from ossia.train.recipes import rl
 
     known = set(overrides.flat(rl.Config()))
-    named = set(re.findall(r"`((?:sampling|objective|evaluating)\.\w+)", PAGE))
+    named = set(re.findall(r"`((?:sampling|objective|evaluating)\.[\w.]+)", PAGE))
     assert named
     assert named <= known, named - known
     assert json.dumps(sorted(named))

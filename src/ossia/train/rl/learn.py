@@ -155,7 +155,7 @@ class Learner:
             numbers_of = range(len(asks), len(asks) + wanted)
             new = self.problems.step(step, numbers_of, self.curriculum)
             for group in sampler.draw(new, self.sampling.samples, version):
-                groups.append(valued(group, self.objective, self.sampling.price))
+                groups.append(valued(group, self.objective, self.sampling.charged))
             asks += new
             wanted = self.sampling.groups - sum(map(is_live, groups))
             if wanted <= 0:

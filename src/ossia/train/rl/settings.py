@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from ossia.errors import ConfigError
 from ossia.harmony import Effort
+from ossia.tasks.effort import Prices
 from ossia.train.rl.advantage import Advantage
 from ossia.train.settings import Balance, Hyperparameters
 
@@ -76,6 +77,7 @@ class Sampling:
     efforts: tuple[Effort, ...] = (Effort.LOW, Effort.MEDIUM, Effort.HIGH)
     # thoughts cost of the reward what tasks/effort.py says, so that efforts come to differ
     price: bool = True
+    prices: Prices = Prices()  # noqa: RUF009 - frozen
     curriculum: bool = True  # ask less of what is always, or never, answered right
     refill: int = 0  # more rounds of problems, in place of those that teach nothing
     # exact: by the module that is trained, to the bit; others: a compiled copy of it
@@ -112,6 +114,11 @@ class Sampling:
             raise ConfigError("sampling.efforts names no effort")
         if self.seconds <= 0:
             raise ConfigError(f"sampling.seconds must be above 0, found {self.seconds}")
+
+    @property
+    def charged(self) -> Prices | None:
+        """None: thoughts cost nothing."""
+        return self.prices if self.price else None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ossia.tasks.effort import PRICES
+from ossia.tasks.effort import Prices
 from ossia.train.rl.advantage import advantages
 from ossia.train.rl.batches import Lesson
 from ossia.train.rl.settings import Objective
@@ -31,19 +31,19 @@ class Valued:
         return self.sample.reason in CUT
 
 
-def priced(sample: Sample, price: bool) -> float | None:
-    """The reward, less what its thoughts cost at its effort."""
+def priced(sample: Sample, prices: Prices | None) -> float | None:
+    """The reward, less what its thoughts cost at its effort; None: they cost nothing."""
     value = sample.reward.value
-    if value is None or not price:
+    if value is None or prices is None:
         return value
-    return PRICES[sample.effort].reward(value, sample.counts.analysis)
+    return prices.of(sample.effort).reward(value, sample.counts.analysis)
 
 
-def valued(group: Sequence[Sample], settings: Objective, price: bool) -> list[Valued]:
+def valued(group: Sequence[Sample], settings: Objective, prices: Prices | None) -> list[Valued]:
     """Of the samples of one group. One that is masked still counts for what the others are compared
     with: it was drawn from the same model.
     """
-    rewards = [priced(sample, price) for sample in group]
+    rewards = [priced(sample, prices) for sample in group]
     worth = advantages(rewards, settings.advantage)
     if settings.distill != "none":
         worth = [0.0] * len(group)  # the teacher says it of each token

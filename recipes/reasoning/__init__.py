@@ -1,0 +1,1 @@
+"""Reasoning: seeds, what they can do, rewards, and what is compared with them."""
