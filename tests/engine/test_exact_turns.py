@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from ossia.engine import Engine, SampledToken, SamplingParams
 from ossia.engine.recheck import Reported, differences
 from ossia.hub import embedded
 from ossia.model import Transformer
+from ossia.tasks.environment import Ask, Given
 from ossia.tasks.evals import cases
 from ossia.tasks.registry import problems
 from ossia.train.weights.export import load_weights
@@ -51,15 +53,18 @@ def test_turns_with_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(respond, "Engine", Recording)
     chosen = [*problems("calculator", 60), *problems("tools", 20)]
     asked = list(cases(chosen, ["low", "high"]))
-    prompts = [(case.prompt, case.problem.offered) for case in asked]
+    asks = []
+    for number, case in enumerate(asked):
+        given = partial(Given, case.prompt, case.problem.offered)
+        asks.append(Ask(given, case.effort, group=number))
     params = SamplingParams(seed=3, stop_ids=llm.params().stop_ids, max_tokens=300)
-    answers = dict(respond.answer_all(llm, prompts, replace(params, temperature=1.0)))
+    answers = list(respond.answer_all(llm, asks, replace(params, temperature=1.0)))
     (engine,) = engines
     count, differing = differences(trained, list(said.values()))
     engine.close()
     assert not differing, f"{len(differing)} of {count}: {differing[0]}"
-    calls = sum(len(answer.calls) for answer in answers.values())
-    assert len(said) > len(prompts)
-    print(f"{count} tokens in {len(said)} samples of {len(prompts)} turns, {calls} calls")
+    calls = sum(len(answer.outcome.calls) for answer in answers)
+    assert len(said) > len(asks)
+    print(f"{count} tokens in {len(said)} samples of {len(asks)} turns, {calls} calls")
     assert count >= 10_000
     assert calls > 50

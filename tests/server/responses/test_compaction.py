@@ -87,8 +87,8 @@ def test_no_tool_is_called_for_a_summary(server: Server) -> None:
     answer = server.says(CALLED, SUMMARY)
     made = compact(answer, input=history(server), tools=[F])
     assert made["output"][-1]["type"] == "compaction"
-    error = compact(server.says(CALLED), 500, input="hello", tools=[F])["error"]
-    assert "no summary" in error["message"]
+    error = compact(server.says(CALLED), 400, input="hello", tools=[F])["error"]
+    assert error["code"] == "no_summary"
 
 
 def test_a_trigger_gives_the_summary_alone(server: Server) -> None:

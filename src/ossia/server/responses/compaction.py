@@ -77,7 +77,13 @@ async def summary(
                 end = event
     text = "" if end is None else (end.text or end.reasoning).strip()
     if end is None or not text:
-        raise ApiError(500, "the model wrote no summary: the conversation is as it was")
+        raise ApiError(
+            400,
+            "the model wrote no summary of this conversation, which is as it was: send it whole, "
+            "or again",
+            param="input",
+            code="no_summary",
+        )
     return text, end.usage
 
 
