@@ -17,7 +17,9 @@ from ossia.server.access import secret_digest
 from ossia.server.hosted.attached import Attached
 from ossia.server.hosted.uploads import UploadRules, Uploads
 from ossia.server.settings import ApiKey, Limits
+from ossia.server.wire.documents import Sent
 from ossia.tokenizer import Tokenizer
+from ossia.tools import SessionKey
 from ossia.tools.containers import Containers, file_name
 
 KEYS = tuple(
@@ -211,3 +213,26 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 )
 def test_names_of_files_from_outside(given: str, name: str) -> None:
     assert file_name(given) == name
+
+
+async def test_no_file_is_put_over_another(anyio_backend: str) -> None:
+    """In a container that two conversations share. The same one may come again, changed or not."""
+    containers = Containers()
+    shared = SessionKey("ann", "a conversation", containers.create("ann").id)
+
+    async def attach(text: bytes) -> None:
+        attached = Attached("ann", files=True)
+        assert attached.put(Sent("data.csv", text)) == "/mnt/data/data.csv"
+        await attached.fill(containers, shared)
+
+    await attach(b"one")
+    with pytest.raises(ContainerError, match=r"another file 'data\.csv' already") as refused:
+        await attach(b"two")
+    assert refused.value.code == "name_taken"
+    area = containers.of("ann", shared.container).area
+    with area.open("data.csv") as file:
+        assert file.read() == b"one"
+    area.write("data.csv", io.BytesIO(b"changed by code"), 100)
+    await attach(b"one")
+    with area.open("data.csv") as file:
+        assert file.read() == b"changed by code"

@@ -2,7 +2,8 @@
 those that its declaration names.
 
 A file is put there once in a container's life, however often clients send it again; what code has
-made of it stays. Knows uploads and containers; nothing of items.
+made of it stays. Another file of the same name is refused, not put over it. Knows uploads and
+containers; nothing of items.
 """
 
 from __future__ import annotations
@@ -99,8 +100,24 @@ class Attached:
     def _write(self, containers: Containers, container: Container, given: Attachment) -> None:
         if given.mark in container.given:
             return
+        if self._is_another(container, given):
+            raise ContainerError(
+                f"the container has another file {given.path!r} already, from an earlier message "
+                "or made by code: attach this one under another name",
+                "file",
+                "name_taken",
+            )
         with self._opened(given.content) as file:
             containers.write(container, given.path, file, given.mark)
+
+    def _is_another(self, container: Container, given: Attachment) -> bool:
+        """Whether something else stands where it would be put."""
+        if all(given.path != known.path for known in container.area.files()):
+            return False
+        with container.area.open(given.path) as there, self._opened(given.content) as new:
+            return hashlib.file_digest(there, "sha256").digest() != (
+                hashlib.file_digest(new, "sha256").digest()
+            )
 
     def _opened(self, content: bytes | Upload) -> IO[bytes]:
         if isinstance(content, bytes):
