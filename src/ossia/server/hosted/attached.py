@@ -115,15 +115,20 @@ class Attached:
         if all(given.path != known.path for known in container.area.files()):
             return False
         with container.area.open(given.path) as there, self._opened(given.content) as new:
-            return hashlib.file_digest(there, "sha256").digest() != (
-                hashlib.file_digest(new, "sha256").digest()
-            )
+            return _digest(there) != _digest(new)
 
     def _opened(self, content: bytes | Upload) -> IO[bytes]:
         if isinstance(content, bytes):
             return BytesIO(content)
         assert self.uploads is not None
         return self.uploads.open(content)
+
+
+def _digest(file: IO[bytes]) -> bytes:
+    found = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        found.update(piece)
+    return found.digest()
 
 
 def _free_name(name: str, taken: set[str]) -> str:
