@@ -89,6 +89,27 @@ def test_what_cannot_be_graded_is_not_wrong() -> None:
     assert broken == Reward(None, why="the reward raised ZeroDivisionError")
 
 
+@pytest.mark.parametrize("worth", [float("nan"), Reward(float("inf")), "good", [1], Reward("x")])  # type: ignore[arg-type]
+def test_what_is_no_reward_is_not_graded(worth: object) -> None:
+    class Odd(Given):
+        def reward(self, outcome: Outcome) -> Reward:
+            return worth  # type: ignore[return-value]
+
+    found = graded(Odd(Conversation(())), Outcome("x"))
+    assert found.value is None
+    assert "raised DataError: a reward" in found.why
+
+
+def test_why_has_what_was_said_and_not_too_much_of_it() -> None:
+    class Breaks(Given):
+        def reward(self, outcome: Outcome) -> Reward:
+            raise KeyError("answer " * 100)
+
+    why = graded(Breaks(Conversation(())), Outcome("x")).why
+    assert why.startswith("the reward raised KeyError: 'answer answer")
+    assert len(why) < 250
+
+
 def test_an_ask_of_a_problem() -> None:
     (problem,) = problems("state", 1)
     ask = ask_problem(problem, Effort.LOW, group=3, seed=9)
@@ -175,6 +196,7 @@ def test_thinking_has_its_price() -> None:
     high = PRICES.high
     assert high.reward(1.0, 400) == 1.0 and high.reward(1.0, 401) == 0.0
     assert PRICES.medium.reward(1.0, 80) == pytest.approx(0.7)
+    assert low.reward(-1.0, 0) == low.reward(-1.0, 32) == low.reward(-1.0, 9999) == -1.0
     for wrong in ((0, 48, 0.6), (64, 48, 0.6), (32, 48, 1.0), (32, 48, -0.1)):
         with pytest.raises(ConfigError):
             Price(*wrong)

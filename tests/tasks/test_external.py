@@ -11,8 +11,8 @@ import pytest
 
 from ossia.errors import DataError
 from ossia.harmony import DeveloperContent, Effort, Role, SystemContent
-from ossia.tasks.environment import Outcome, Reward, graded
-from ossia.tasks.external import as_reward, read_rows, read_task
+from ossia.tasks.environment import Outcome, Reward, as_reward, graded
+from ossia.tasks.external import read_rows, read_task
 from ossia.tasks.gyms import reasoning_gym_task, verifiers_task
 from ossia.tasks.problem import Call
 from ossia.tasks.replay import gold_reward

@@ -349,6 +349,50 @@ def test_an_environment_that_breaks_fails_its_sample(
     assert sample.reason == ("failed" if part == "next" else "stop")
 
 
+def test_an_environment_that_cannot_begin_fails_its_sample_only(llm: LLM) -> None:
+    class Silent(One):
+        def prompt(self, effort: Effort, system: SystemContent | None = None) -> list[Message]:
+            raise ValueError("no words")
+
+    class Leaves(One):
+        @property
+        def tools(self) -> list[Any]:
+            raise SystemExit(2)
+
+    made: list[Callable[[], Any]] = [
+        lambda: {}["missing"],
+        partial(Silent, lambda: ToolResult("ok")),
+        partial(Leaves, lambda: ToolResult("ok")),
+        partial(One, lambda: ToolResult("ok")),
+    ]
+    asks = [Ask(each, Effort.LOW, group=n) for n, each in enumerate(made)]
+    engine = ScriptedEngine(llm.tokenizer, keeps)
+    found = {s.group: s for s in sample_many(engine, llm.tokenizer, asks, PARAMS)}
+    assert [found[n].reason for n in range(4)] == ["failed", "failed", "failed", "stop"]
+    assert found[1].reward.why == "ValueError: no words"
+    alone = list(sample_many(engine, llm.tokenizer, asks[:1], PARAMS, samples=2))
+    assert [sample.index for sample in alone] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("worth", "value"), [(None, None), (1.0, 1.0), (True, 1.0), (Reward(float("nan")), None)]
+)
+def test_whatever_an_environment_returns_ends_its_sample(
+    llm: LLM, worth: Any, value: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(One, "reward", lambda *_: worth)
+    sample = one_sample(llm, keeps, partial(One, lambda: ToolResult("ok")))
+    assert sample.reason == "stop"
+    assert sample.reward.value == value
+
+
+def test_what_is_said_must_be_messages(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(One, "next", lambda *_: "Again.")
+    sample = one_sample(llm, keeps, partial(One, lambda: ToolResult("ok")))
+    assert sample.reason == "failed"
+    assert "must return messages" in sample.reward.why
+
+
 def test_how_answers_end(llm: LLM) -> None:
     ok = partial(One, lambda: ToolResult("ok"))
     length = len(llm.tokenizer.encode_with_specials(thought("I keep it.") + call("keep", "{}")))

@@ -37,7 +37,11 @@ class Price:
             )
 
     def reward(self, correct: float, tokens: int) -> float:
-        """`correct`: of the answer, 0 to 1. `tokens`: of its analysis."""
+        """`correct`: of the answer, 0 to 1; what is below 0 is a penalty, which thoughts must not
+        make smaller. `tokens`: of its analysis.
+        """
+        if correct <= 0:
+            return correct
         if tokens > self.most:
             return 0.0
         return correct * (1 - self.share * min(1.0, tokens / self.budget))

@@ -9,17 +9,20 @@ model thinks, whatever a task's author writes.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import partial
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from ossia.errors import DataError
 from ossia.harmony import Conversation, Effort, Message, Role, SystemContent, is_call
 from ossia.harmony.messages import FUNCTIONS
 from ossia.tasks.problem import Call, Problem, grade
 from ossia.tools.protocol import Tool
 
 log = logging.getLogger("ossia.tasks")
+LONGEST_WHY = 200  # characters of an error in a report
 
 # How an answer ended.
 # stop: the model finished it.
@@ -30,6 +33,8 @@ log = logging.getLogger("ossia.tasks")
 # invalid: it stopped without an answer, or its calls could not be understood.
 # failed: a tool or the environment broke.
 Reason = Literal["stop", "length", "tool_rounds", "budget", "context", "invalid", "failed"]
+# It would have gone on.
+CUT: tuple[Reason, ...] = ("length", "budget", "context", "tool_rounds")
 
 
 @dataclass(frozen=True)
@@ -209,10 +214,45 @@ def graded(environment: Environment, outcome: Outcome) -> Reward:
     if outcome.reason == "failed":
         return Reward(None, why="failed")
     try:
-        return environment.reward(outcome)
+        return as_reward(environment.reward(outcome))
     except Exception as error:
         log.exception("a reward failed")
-        return Reward(None, why=f"the reward raised {type(error).__name__}")
+        return Reward(None, why=f"the reward raised {said_by(error)}")
+
+
+def as_reward(worth: Any) -> Reward:
+    """Of what somebody's function says that an answer is worth: a number, True or False, None, or a
+    `Reward`. Raises `DataError` for what is no reward, such as a number that is not finite.
+    """
+    if worth is None:
+        return Reward(None, why="the reward was None")
+    if isinstance(worth, Reward):
+        if worth.value is not None:
+            _finite(worth.value)
+        return worth
+    if isinstance(worth, bool):
+        return Reward(float(worth), {"right": float(worth)}, worth)
+    value = _finite(worth)
+    return Reward(value, {"reward": value}, value >= 1.0)
+
+
+def _finite(worth: Any) -> float:
+    try:
+        value = float(worth)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"a reward must be a number, True, False or None, found {worth!r:.60}"
+        ) from error
+    if not math.isfinite(value):
+        raise DataError(f"a reward was {value}, which is no number to learn from")
+    return value
+
+
+def said_by(error: BaseException) -> str:
+    """An error in a line, for a report: its kind and the beginning of what it says."""
+    said = " ".join(str(error).split())[:LONGEST_WHY]
+    kind = type(error).__name__
+    return f"{kind}: {said}" if said else kind
 
 
 def is_final(message: Message) -> bool:

@@ -42,13 +42,12 @@ from ossia.harmony import (
     SystemContent,
 )
 from ossia.tasks.answers import answers_with
-from ossia.tasks.environment import Ask, Environment, Outcome, Reward
+from ossia.tasks.environment import Ask, Environment, Outcome, Reward, as_reward
 from ossia.tools import from_function
 from ossia.tools.protocol import Tool
 
 Row = Mapping[str, Any]
 Rewards = Callable[[Row, Outcome], Any]
-KNOWN = ("prompt", "answer", "instructions", "about")
 
 
 @dataclass(frozen=True)
@@ -213,25 +212,6 @@ def compare(row: Row, outcome: Outcome) -> bool:
     wherever it stands as the last one; a text as all that follows the last `:`, `=` or `is`.
     """
     return any(answers_with(outcome.final, answer) for answer in answers_of(row))
-
-
-def as_reward(worth: Any) -> Reward:
-    """Of what a user's function returns. Raises `DataError` for what is no reward."""
-    if worth is None:
-        return Reward(None, why="the reward was None")
-    if isinstance(worth, Reward):
-        return worth
-    if isinstance(worth, bool):
-        return Reward(float(worth), {"right": float(worth)}, worth)
-    try:
-        value = float(worth)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"reward(row, outcome) must return a number, True, False or None, found {worth!r:.60}"
-        ) from error
-    if not value == value or abs(value) == float("inf"):
-        raise DataError(f"reward(row, outcome) returned {value}, which is no number to learn from")
-    return Reward(value, {"reward": value}, value >= 1.0)
 
 
 def load_module(path: Path) -> ModuleType:

@@ -20,8 +20,8 @@ from typing import Any
 
 from ossia.errors import DataError
 from ossia.harmony import Effort, Message, SystemContent
-from ossia.tasks.environment import Outcome, Reward
-from ossia.tasks.external import ExternalTask, RowEnvironment, as_reward
+from ossia.tasks.environment import Outcome, Reward, as_reward
+from ossia.tasks.external import ExternalTask, RowEnvironment
 from ossia.tools.protocol import Tool
 
 Row = Mapping[str, Any]

@@ -20,7 +20,7 @@ from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey
 from ossia.tools.sessions import CLOSE_SECONDS
 from ossia.turn.chores import Chores
-from ossia.turn.rollout import Manner, Rollout, Sample, Step, Work
+from ossia.turn.rollout import Manner, Rollout, Sample, Step, Work, not_begun
 
 AT_ONCE = 64
 STREAMS = 1 << 16  # of one seed: the samples of a group. Their later requests have streams after it
@@ -71,6 +71,7 @@ def sample_many(
             while len(many.open) < at_once and (item := next(waiting, None)) is not None:
                 many.begin(*item)
             if not many.open:
+                yield from many.finished()
                 return
             many.collect()
             many.step()
@@ -103,10 +104,15 @@ class _Many:
         self._count += 1
         # nobody comes back for the state of its tools, and nobody shares it
         own = SessionKey(caller=f"sample {id(self)}.{key}")
-        rollout = Rollout(ask, index, self._tokenizer, self._manner, own)
+        try:
+            rollout = Rollout(ask, index, self._tokenizer, self._manner, own)
+            step = rollout.begin()
+        except (Exception, SystemExit) as error:
+            self._over.append(not_begun(ask, index, self._manner, error))
+            return
         self.open[key] = rollout
         self._asked[key] = 0
-        self._take(key, rollout.begin())
+        self._take(key, step)
 
     def collect(self) -> None:
         """What work is over. Waits for some if the engine has nothing to do."""

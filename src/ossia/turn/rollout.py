@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
+from ossia.errors import DataError
 from ossia.harmony import Conversation, Effort, Message, SystemContent
 from ossia.tasks.environment import (
     Ask,
@@ -26,6 +27,7 @@ from ossia.tasks.environment import (
     Reward,
     graded,
     is_final,
+    said_by,
 )
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, Sessions, Toolbox
@@ -98,7 +100,7 @@ class _Judged:
 
     outcome: Outcome
     said: tuple[Message, ...] = ()
-    reward: Reward | None = None
+    reward: Reward = Reward(None)  # noqa: RUF009 - frozen
 
 
 class Rollout:
@@ -192,7 +194,7 @@ class Rollout:
         if done.error is not None:
             return self._failed(done.error)
         judged: _Judged = done.value
-        if judged.reward is not None:
+        if not judged.said:
             return self._close(judged.outcome, judged.reward)
         self._earlier = (*self._earlier, *self._turn.messages, *judged.said)
         self._before = judged.outcome.counts
@@ -204,7 +206,7 @@ class Rollout:
 
     def _failed(self, error: BaseException | str) -> Step:
         """A tool or the environment broke: nobody knows what the answer would have been worth."""
-        why = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        why = error if isinstance(error, str) else said_by(error)
         log.warning("a sample of group %d failed: %s", self.ask.group, why)
         return self._close(self._outcome("failed"), Reward(None, why=why))
 
@@ -255,10 +257,22 @@ class Rollout:
         return replace(plain, counts=self._before + counts)
 
 
+def not_begun(ask: Ask, index: int, manner: Manner, error: BaseException) -> Sample:
+    """What came of an ask whose environment broke before anything was sampled."""
+    log.error("a sample of group %d could not begin", ask.group, exc_info=error)
+    outcome = Outcome("", reason="failed")
+    reward = Reward(None, why=said_by(error))
+    return Sample(ask.group, index, manner.version, ask.effort, (), outcome, reward)
+
+
 def _judged(environment: Environment, outcome: Outcome, turns: int) -> _Judged:
-    said = environment.next(outcome) if outcome.reason == "stop" else None
+    said: tuple[Message, ...] = ()
+    if outcome.reason == "stop":
+        said = tuple(environment.next(outcome) or ())
+    if not all(isinstance(message, Message) for message in said):
+        raise DataError(f"next(outcome) must return messages or None, found {said!r:.60}")
     if said and outcome.counts.turns < turns:
-        return _Judged(outcome, said=tuple(said))
+        return _Judged(outcome, said=said)
     if said:
         outcome = replace(outcome, reason="budget")
     return _Judged(outcome, reward=graded(environment, outcome))
