@@ -9,9 +9,10 @@ Knows no tasks and no text; the steps are `step.py`'s, or `distributed.py`'s wit
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from ossia.data.packing import PackedBatch, pack
 from ossia.errors import TrainingError
@@ -71,6 +72,9 @@ def _prepare(run: Run) -> tuple[Worker, Saver]:
     return ThreadedStep(model, run, Balancer(model, run.hyper.balance, run.steps)), Saver(run.out)
 
 
+Batches: TypeAlias = Generator[tuple[PackedBatch, Any], None, None]
+
+
 @dataclass
 class _Progress:
     identity: dict[str, Any]
@@ -105,25 +109,10 @@ def _steps(
     """Steps up to `until`, and a state that says so. A state is written once the next loss has
     shown that its weights are good.
     """
-    pending: dict[str, Any] | None = None
-    batches = _batches(run, worker, progress.data)
     log = Log(run.out, progress.step) if worker.leads else None
     try:
-        while progress.step < until:
-            report = _step(run, worker, progress, batches)
-            if pending is not None:
-                progress.write(store, pending)
-                pending = None
-            store.check()
-            if log is not None:
-                log.write(_line(report))
-                for watch in watchers:
-                    watch(report)
-            if progress.step % run.save_every == 0 or progress.step == until:
-                pending = progress.state(worker)
-        if pending is not None:
-            progress.write(store, pending)
-            store.wait()
+        with closing(_batches(run, worker, progress.data)) as batches:
+            _all_steps(run, worker, store, progress, batches, _told(log, watchers), until)
     except DivergedError as error:
         raise TrainingError(f"{error}. {_last_state(store, progress)}") from error
     finally:
@@ -131,22 +120,68 @@ def _steps(
             log.close()
 
 
-def _batches(run: Run, worker: Worker, state: Any) -> Iterator[tuple[PackedBatch, Any]]:
+def _all_steps(
+    run: Run,
+    worker: Worker,
+    store: Saver,
+    progress: _Progress,
+    batches: Iterator[tuple[PackedBatch, Any]],
+    tell: Watcher,
+    until: int,
+) -> None:
+    pending: dict[str, Any] | None = None
+    while progress.step < until:
+        began = time.perf_counter()
+        try:
+            batch, data = _next(batches, run, progress.step)
+        except TrainingError:  # an alarm, or no examples are left: the weights are good
+            _write_pending(store, progress, pending)
+            raise
+        report = _step(run, worker, progress, batch, began)
+        progress.data = data
+        if pending is not None:
+            progress.write(store, pending)
+            pending = None
+        store.check()
+        tell(report)
+        if progress.step % run.save_every == 0 or progress.step == until:
+            pending = progress.state(worker)
+    _write_pending(store, progress, pending)
+
+
+def _write_pending(store: Saver, progress: _Progress, pending: dict[str, Any] | None) -> None:
+    if pending is not None:
+        progress.write(store, pending)
+        store.wait()
+
+
+def _told(log: Log | None, watchers: Sequence[Watcher]) -> Watcher:
+    """Writes a step's report, and tells the watchers, in the process that leads."""
+
+    def tell(report: StepReport) -> None:
+        if log is not None:
+            log.write(_line(report))
+            for watch in watchers:
+                watch(report)
+
+    return tell
+
+
+def _batches(run: Run, worker: Worker, state: Any) -> Batches:
+    """To be closed: what samples from the weights holds an engine."""
     if run.batches is not None:
-        return run.batches(worker, state)
+        yield from run.batches(worker, state)
+        return
     assert run.examples is not None
-    return pack(run.examples(state), run.hyper.tokens_per_step, run.hyper.longest, state)
+    yield from pack(run.examples(state), run.hyper.tokens_per_step, run.hyper.longest, state)
 
 
 def _step(
-    run: Run, worker: Worker, progress: _Progress, batches: Iterator[tuple[PackedBatch, Any]]
+    run: Run, worker: Worker, progress: _Progress, batch: PackedBatch, began: float
 ) -> StepReport:
-    began = time.perf_counter()
-    batch, data = _next(batches, run, progress.step)
     lr = run.lr(progress.step)
     loss, metrics = worker.step(batch, lr)
     progress.step += 1
-    progress.data = data
     seconds = time.perf_counter() - began
     return StepReport(
         progress.step,

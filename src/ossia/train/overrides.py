@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import re
 import textwrap
 import types
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from ossia.errors import ConfigError
 Config = TypeVar("Config")
 NONE = ("none", "null")
 SIMPLE = (int, float, bool, str, Path)
+BETWEEN = r",(?![^\[\]]*\])"  # a comma that is not inside [ ]
 IN_WORDS = {Path: "path", bool: "true or false", type(None): "none", Ellipsis: "..."}
 
 
@@ -264,10 +266,12 @@ def _words(kinds: Sequence[Any]) -> dict[str, Any]:
 
 
 def _tuple(text: str, kinds: tuple[Any, ...], name: str) -> tuple[Any, ...] | None:
-    """`a,b`, with or without brackets around it; None if it has another number of pieces."""
+    """`a,b`, with or without brackets around it; None if it has another number of pieces. Commas
+    within a piece's own brackets are the piece's.
+    """
     if text[:1] + text[-1:] in ("()", "[]"):
         text = text[1:-1]
-    pieces = [piece for piece in text.split(",") if piece.strip()]
+    pieces = [piece for piece in re.split(BETWEEN, text) if piece.strip()]
     if kinds[1:] == (Ellipsis,):
         kinds = kinds[:1] * len(pieces)
     if len(pieces) != len(kinds):

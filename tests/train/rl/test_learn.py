@@ -20,6 +20,7 @@ from rl_runs import config_of, files_of, learned, log_of, task
 from ossia.errors import ConfigError, TrainingError
 from ossia.model import Transformer
 from ossia.train.recipes import rl
+from ossia.train.rl.asks import own
 
 STEPS = ("steps=14", "sampling.samples=16", "save_every=100", "hyper.peak_lr=3e-3")
 
@@ -239,6 +240,17 @@ def test_answers_that_are_all_cut_stop_the_run(four: Path, tmp_path: Path) -> No
         learned(config, tmp_path)
 
 
+def test_a_run_that_stops_keeps_its_steps(four: Path, tmp_path: Path) -> None:
+    """The alarm comes while the samples after the last step are drawn."""
+    settings = ("sampling.max_tokens=2", "save_every=1")
+    config = config_of(four, f"data={task(tmp_path, 'gold')}", *settings)
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="cut off"):
+            learned(config, tmp_path)
+        state = torch.load(tmp_path / "train" / "state.pt", weights_only=False)
+        assert state["step"] == 2
+
+
 def test_groups_that_teach_nothing_stop_the_run(four: Path, tmp_path: Path) -> None:
     config = config_of(four, f"data={task(tmp_path, 'violet')}")
     with pytest.raises(TrainingError, match=r"nothing to learn from; nearly all are wrong"):
@@ -256,6 +268,31 @@ def test_settings_that_cannot_be(four: Path) -> None:
         config_of(four, "hyper.compile=true")
     with pytest.raises(ConfigError, match="there is no task 'sums'"):
         rl.phases(config_of(four, "task=sums"), Path("nowhere"))
+
+
+@pytest.mark.parametrize("between", [",", ";", " ; "])
+def test_conditions_of_a_task(four: Path, between: str) -> None:
+    config = config_of(four, f"task=state[k=4..6{between}kind=cups],arithmetic")
+    one, other = (own(text) for text in config.task)
+    assert (one.name, other.name) == ("state[k=4..6,kind=cups]", "arithmetic")
+    assert one.only == (("k", "4..6"), ("kind", "cups"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("state[k=four..6]", "two whole numbers"),
+        ("state[k=6..4]", "smaller one first"),
+        ("state[k=4..]", "two whole numbers"),
+        ("state[k=4", "must end with ]"),
+        ("state[k]", "'k' is no condition"),
+        ("state[]", "is no condition"),
+        ("state[k=4]more", "must end with ]"),
+    ],
+)
+def test_conditions_that_cannot_be(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        own(text)
 
 
 def test_rollouts_are_written_as_they_were_sampled(four: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ same. Knows tasks; no models, no tensors.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from ossia.tasks.environment import Ask, ask_problem
 from ossia.tasks.external import ExternalTask
 from ossia.train.rl.curriculum import Curriculum
 
+LOOK = "conditions look like [k=4..8;kind=cups]"
 TRIES = 2_000  # draws until a problem is as it is wanted
 HELD_OUT = 10  # one row of a user's in so many
 FEW_ROWS = 2 * HELD_OUT  # of fewer, all are trained on
@@ -86,26 +88,52 @@ class Rows:
 
 
 def own(text: str) -> Own:
-    """Of `task` or `task[key=value,key=low..high]`. Raises `ConfigError` for an unknown task."""
+    """Of `task` or `task[key=value,key=low..high]`, with commas or semicolons. Raises `ConfigError`
+    for an unknown task, and for conditions that cannot be read.
+    """
     name, bracket, rest = text.partition("[")
     name = name.strip()
     if name not in REGISTRY:
         raise ConfigError(f"there is no task {name!r}; tasks are {', '.join(REGISTRY)}")
     if "rl" not in REGISTRY[name].kinds:
         raise ConfigError(f"the task {name!r} has no problems to train on")
-    only = []
-    for condition in rest.removesuffix("]").split(",") if bracket else ():
-        key, equals, value = condition.partition("=")
-        if not equals:
-            raise ConfigError(f"{text}: conditions look like [k=4..8,kind=cups]")
-        only.append((key.strip(), value.strip()))
-    return Own(name, tuple(only))
+    if not bracket:
+        return Own(name)
+    if not rest.rstrip().endswith("]"):
+        raise ConfigError(f"{text}: the conditions must end with ]; {LOOK}")
+    conditions = re.split("[,;]", rest.rstrip().removesuffix("]"))
+    return Own(name, tuple(_condition(text, each) for each in conditions))
+
+
+def _condition(text: str, condition: str) -> tuple[str, str]:
+    key, equals, value = condition.partition("=")
+    key = key.strip()
+    value = value.strip()
+    if not (equals and key and value):
+        raise ConfigError(f"{text}: {condition.strip()!r} is no condition; {LOOK}")
+    if ".." in value:
+        ends = _ends(value)
+        if ends is None or ends[0] > ends[1]:
+            raise ConfigError(
+                f"{text}: a range has two whole numbers, the smaller one first, found {value!r}; "
+                f"{LOOK}"
+            )
+    return key, value
+
+
+def _ends(wanted: str) -> tuple[int, int] | None:
+    """Of `low..high`; None for what is no range."""
+    low, _, high = wanted.partition("..")
+    try:
+        return int(low), int(high)
+    except ValueError:
+        return None
 
 
 def _fits(found: str | int | bool | None, wanted: str) -> bool:
-    low, dots, high = wanted.partition("..")
-    if dots and isinstance(found, int):
-        return int(low) <= found <= int(high)
+    ends = _ends(wanted)
+    if ends is not None and isinstance(found, int):
+        return ends[0] <= found <= ends[1]
     return str(found) == wanted
 
 

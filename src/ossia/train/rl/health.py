@@ -1,7 +1,7 @@
 """What a step of samples looked like in numbers, and when that is an alarm. No tensors.
 
 An alarm says which setting to change. Some warn once and go on; those that mean that nothing can be
-learned any more stop the run, which can go on from its last state with the setting changed.
+learned any more stop the run. Settings are part of what a run is: with others it begins again.
 """
 
 from __future__ import annotations

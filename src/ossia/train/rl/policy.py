@@ -5,7 +5,7 @@ tensors of log-probabilities; no samples and no rewards.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,8 @@ class Policy:
         self, teacher: Transformer, model: Transformer, x_RD: Tensor, part: PackedBatch
     ) -> Tensor:
         with torch.no_grad():
-            its_x_RE, _ = hidden(teacher, part)
+            # the experts of a replay are the student's
+            its_x_RE, _ = hidden(teacher, replace(part, experts=None))
         its_weight = teacher.unembedding.weight
         own_weight = model.unembedding.weight
         return divergence(x_RD, own_weight, its_x_RE, its_weight, self.sampling.temperature)

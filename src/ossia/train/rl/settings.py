@@ -48,7 +48,7 @@ class Objective:
     # learn from a teacher instead of rewards: by the tokens that were sampled, or by all there are
     distill: Distill = "none"
     echo: float = 0.0  # weight of learning what tools and users said, as in pre-training
-    mask_cut: bool = False  # answers that ran out of tokens teach nothing, instead of being wrong
+    mask_cut: bool = True  # answers that ran out of tokens teach nothing, instead of being wrong
     mask_invalid: bool = False  # nor do those that have no answer in them
 
     def __post_init__(self) -> None:
