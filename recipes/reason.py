@@ -41,7 +41,7 @@ from ossia.train.recipes import rl
 from ossia.train.recipes.sft import base_folder, tokenizer_of
 from ossia.train.rl.asks import Problems, own
 from ossia.train.rl.sampler import Sampler
-from ossia.train.rl.settings import HYPER, Evaluating, Sampling
+from ossia.train.rl.settings import HYPER, Evaluating, Objective, Sampling
 from ossia.train.rl.settings import Sampler as SamplerName
 from ossia.train.run import Run
 from ossia.train.settings import Balance, Hyperparameters
@@ -241,6 +241,7 @@ class Recipe:
             model=str(self.start),
             steps=self.sizes.steps,
             sampling=self.sampling,
+            objective=Objective(mask_cut=False),  # as the page's numbers were made
             evaluating=Evaluating(every=0),
             hyper=replace(config.rewards, seed=number),
         )

@@ -14,14 +14,13 @@ from ossia.evals.questions import Answered, Trial
 from ossia.evals.run import Answer
 from ossia.harmony import render_for_completion
 from ossia.llm import LLM
-from ossia.tasks.environment import Ask, Given
+from ossia.tasks.environment import CUT, Ask, Given
 from ossia.tasks.evals import Case, Report, Result, judge
 from ossia.turn import Limits
 from ossia.turn.many import AT_ONCE, sample_many
 from ossia.turn.rollout import Manner, Sample
 
 TOKENS_EACH = 2048  # cache space per conversation that runs, unless the context is shorter
-CUT = ("length", "budget", "context")  # how answers end whose tokens ran out
 
 
 def engine_for(llm: LLM, at_once: int = AT_ONCE) -> Engine:

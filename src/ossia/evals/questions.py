@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from ossia.errors import DataError
 from ossia.evals.answers import Mark, right_or_wrong
 from ossia.harmony import Conversation, Effort, Message, Role, SystemContent
+from ossia.tasks.environment import CUT
 from ossia.tasks.problem import Call, Problem, grade
 from ossia.tools.protocol import Tool
 
 DIGEST = 12  # hex digits of what tells texts apart
-CUT = ("length", "budget", "context")  # how answers end whose tokens ran out
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class Question:
             return Mark("failed", why=answered.error)
         is_cut = answered.reason in CUT
         if is_cut and self.problem is None:
-            return Mark("cut", why="its tokens ran out")
+            return Mark("cut", why="it was cut off before it ended")
         mark = self.grade(answered)
         if is_cut and mark.kind == "wrong":
-            return Mark("cut", why="its tokens ran out")
+            return Mark("cut", why="it was cut off before it ended")
         return mark
 
 

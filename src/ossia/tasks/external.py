@@ -24,7 +24,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -224,13 +224,13 @@ def load_module(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses in it look for their module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise DataError(f"{path} cannot be loaded: {_place(error, path)}") from error
     return module
 
 
-def _place(error: Exception, path: Path) -> str:
+def _place(error: BaseException, path: Path) -> str:
     """What went wrong, and in which line of the file."""
     line = getattr(error, "lineno", None)
     trace = error.__traceback__
@@ -248,8 +248,12 @@ def _rows(rows: Path | None, code: Path | None, module: ModuleType | None) -> tu
     make = getattr(module, "rows", None)
     if make is None:
         raise DataError(f"{code} defines no rows(); define it, or give a JSONL file of prompts too")
-    given: Iterable[Any] = make()
-    found = list(given)
+    try:
+        given = make()
+        found = list(given)
+    except (Exception, SystemExit) as error:
+        said = _place(error, code) if code is not None else str(error)
+        raise DataError(f"{code}: rows() must give a list of rows; {said}") from error
     for number, row in enumerate(found):
         check_row(row, f"{code}: rows()[{number}]")
     if not found:

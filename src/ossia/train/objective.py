@@ -56,6 +56,12 @@ class Objective(Protocol):
         """
         ...
 
+    def measured(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """The metrics of the whole step as they are reported, before it changes a weight. Raises
+        `TrainingError` for what must not be learned from.
+        """
+        ...
+
     def identity(self) -> Mapping[str, Any]:
         """JSON values that must not change between a run and its resumption."""
         ...
@@ -75,6 +81,9 @@ class CrossEntropy:
         loss = of_targets * mean
         return PartLoss(loss, loss.detach())
 
+    def measured(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        return metrics
+
     def identity(self) -> Mapping[str, Any]:
         return {}
 
@@ -84,7 +93,7 @@ CROSS_ENTROPY: Objective = CrossEntropy()
 
 def weights(
     keep_R: NDArray[np.floating],
-    sequence_R: NDArray[np.int32],
+    sequence_R: NDArray[np.int32] | NDArray[np.float32],
     normalizer: Normalizer,
     constant: float = 1.0,
 ) -> NDArray[np.float32] | None:

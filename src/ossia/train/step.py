@@ -78,7 +78,8 @@ class Worker:
             raise TrainingError(
                 "a batch has no token to learn: the masks of its examples are empty"
             )
-        loss, metrics = self._learn(parts, targets, tokens)
+        loss, found = self._learn(parts, targets, tokens)
+        metrics = dict(self.objective.measured(found))
         norm = self._norm()
         if not math.isfinite(loss):
             self._diverged(f"the loss is {loss}", batch, parts)

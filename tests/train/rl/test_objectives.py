@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ossia.errors import TrainingError
 from ossia.train.rl import correction
+from ossia.train.rl import policy as policies
 from ossia.train.rl.advantage import Advantage, advantages, is_dead
+from ossia.train.rl.batches import Lesson, packed
 from ossia.train.rl.objectives import (
     LOSSES,
     Sampled,
@@ -21,9 +24,11 @@ from ossia.train.rl.objectives import (
     kl_to,
     token_losses,
 )
-from ossia.train.rl.settings import Correction, Loss
+from ossia.train.rl.settings import Correction, Loss, Objective, Sampling
+from ossia.turn.record import Piece, Segment
 
 V = 5
+PARTS = ((0, 1), (1, 4))
 SEQUENCES = list(itertools.product(range(V), range(V)))
 
 
@@ -246,7 +251,7 @@ def test_a_group_is_dead_only_if_its_rewards_are_the_same_to_the_bit() -> None:
 
 
 def test_maxrl_refuses_negative_rewards() -> None:
-    with pytest.raises(ValueError, match="0 or more"):
+    with pytest.raises(TrainingError, match=r"0 or more.*choose another advantage"):
         advantages([-1.0, 1.0], "maxrl")
 
 
@@ -258,8 +263,11 @@ def test_equal_log_probabilities_are_not_corrected() -> None:
     keep, sequence = torch.ones(6), torch.tensor([0, 0, 1, 1, 2, 2])
     for kind in correction.WEIGHTS:
         assert correction.weights(kind, logs, logs, keep, sequence).tolist() == [1.0] * 6
-    found = correction.mismatch(logs, logs, keep)
-    assert found == {"largest": 0.0, "mean": 0.0, "equal": 1.0, "k3": 0.0, "ess": 1.0}
+    sums, most = correction.mismatch(logs, logs, keep / 6)
+    assert most == {"largest": 0.0}
+    assert (sums["mean"], sums["k3"]) == (0.0, 0.0)
+    assert sums["equal"] == pytest.approx(1.0)
+    assert correction.effective(sums["weight"], sums["square"]) == pytest.approx(1.0)
 
 
 def test_corrections_of_what_differs() -> None:
@@ -277,9 +285,44 @@ def test_corrections_of_what_differs() -> None:
     assert found("seq_tis") == pytest.approx([2.0, 2.0, e(0.012), e(0.012)])
     assert found("seq_mis") == pytest.approx([0.0, 0.0, e(0.012), e(0.012)])
     assert found("geo") == [0.0, 0.0, 1.0, 1.0]
-    measured = correction.mismatch(old, behaviour, torch.tensor([1.0, 0, 0, 1]))
-    assert measured["largest"] == 1.0
+    share = torch.tensor([0.5, 0, 0, 0.5])
+    measured, most = correction.mismatch(old, behaviour, share)
+    assert most["largest"] == 1.0
     assert measured["mean"] == pytest.approx(0.504)
     weights = [e(1.0), e(0.008)]
     ess = sum(weights) ** 2 / (2 * sum(w * w for w in weights))
-    assert measured["ess"] == pytest.approx(ess)
+    assert correction.effective(measured["weight"], measured["square"]) == pytest.approx(ess)
+
+
+def test_the_mismatch_is_of_a_whole_step() -> None:
+    """One part's difference alone would be too far; the step's is not."""
+    old = torch.zeros(4, dtype=torch.float64)
+    behaviour = torch.tensor([0.1, 0.0, 0.0, 0.0], dtype=torch.float64)
+    share = torch.full((4,), 0.25)
+    whole, _ = correction.mismatch(old, behaviour, share)
+    parts = [correction.mismatch(old[a:b], behaviour[a:b], share[a:b])[0] for a, b in PARTS]
+    added = {name: sum(part[name] for part in parts) for name in whole}
+    assert added == pytest.approx(whole)
+    policy = policies.Policy(Objective(), Sampling())
+    metrics = {f"mismatch_{name}": value for name, value in added.items()}
+    found = policy.measured(metrics)
+    assert found["mismatch_mean"] == pytest.approx(0.025)
+    assert found["mismatch_equal"] == pytest.approx(0.75)
+    with pytest.raises(TrainingError, match="another model"):
+        policy.measured(metrics | {"mismatch_mean": 0.06})
+
+
+def test_the_segments_of_a_sample_count_once() -> None:
+    def segment(prompt: int, count: int) -> Segment:
+        return Segment((prompt,), (Piece(tuple(range(count)), (0.0,) * count),))
+
+    two = Lesson((segment(1, 2), segment(2, 6)), 1.0)
+    one = Lesson((segment(1, 4),), -1.0)
+    batch = packed([[two, one]])
+    assert batch is not None
+    prepared = policies.Policy(Objective(normalizer="samples"), Sampling()).prepare(batch)
+    assert prepared is not None
+    weight = prepared.streams["weight"]
+    first = batch.streams["advantage"] > 0
+    assert weight[first].tolist() == pytest.approx([1 / 16] * 8)
+    assert weight[~first].tolist() == pytest.approx([1 / 8] * 4)

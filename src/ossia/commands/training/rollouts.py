@@ -78,8 +78,9 @@ class Chosen:
 
     def lines(self, run: str) -> Iterator[Line]:
         """Those of a run, in their order."""
-        paths = files_in(Path(run).expanduser())
-        if self.step is not None:
+        place = Path(run).expanduser()
+        paths = files_in(place)
+        if self.step is not None and place.is_dir():
             paths = [path for path in paths if self.step == _step_of(path)]
             if not paths:
                 raise RequestError(f"{run} has no rollouts of step {self.step}")
@@ -88,7 +89,7 @@ class Chosen:
                 yield line
 
     def _fits(self, line: Line) -> bool:
-        for name in ("group", "task", "effort", "reason"):
+        for name in ("step", "group", "task", "effort", "reason"):
             wanted = getattr(self, name)
             if wanted is not None and line.get(name) != wanted:
                 return False
@@ -142,7 +143,7 @@ class DiffOptions:
 def show(options: ShowOptions) -> None:
     lines = options.chosen.lines(options.run)
     if options.chosen.step is None and not (options.best or options.worst):
-        last = _step_of(files_in(Path(options.run).expanduser())[-1])
+        last = _last_step(options.run)
         lines = (line for line in lines if line["step"] == last)
     if options.best or options.worst:
         lines = iter(_by_reward(list(lines), best=options.best))
@@ -188,7 +189,13 @@ def _show(line: Line) -> None:
 
 
 def _styled(text: str, style: str, styled: bool) -> str:
-    return f"{style}{visible(text)}{RESET}" if styled else text
+    text = _printed(text)
+    return f"{style}{text}{RESET}" if styled else text
+
+
+def _printed(text: str) -> str:
+    """What a model has said must not steer a terminal, with colours or without."""
+    return visible(text) if sys.stdout.isatty() else text
 
 
 def _place(line: Line) -> str:
@@ -197,6 +204,14 @@ def _place(line: Line) -> str:
 
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.3g}"
+
+
+def _last_step(run: str) -> int | None:
+    """Of the last sample; None if there is none."""
+    last = None
+    for line in read(files_in(Path(run).expanduser())[-1:]):
+        last = line["step"]
+    return last
 
 
 def _step_of(path: Path) -> int | None:
@@ -222,7 +237,7 @@ def stats(options: StatsOptions) -> None:
     for name, row in found.items():
         table.append([name, *(_cell(value) for value in row.values())])
     for text in in_columns(table, right=len(names)):
-        print(text)
+        print(_printed(text))
 
 
 def _row(lines: Sequence[Line]) -> dict[str, float | None]:
@@ -269,8 +284,7 @@ def grep(options: GrepOptions) -> None:
         for text in texts[options.where](line).splitlines():
             if pattern.search(text):
                 found = True
-                shown = visible(text) if sys.stdout.isatty() else text
-                print(f"{_place(line)}  {_number(line['reward'])}  {shown}")
+                print(f"{_place(line)}  {_number(line['reward'])}  {_printed(text)}")
     if not found:
         raise SystemExit(1)
 
@@ -302,7 +316,7 @@ def _all(run: str) -> Iterator[Line]:
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 300 else text[:300] + " ..."
+    return _printed(text if len(text) <= 300 else text[:300] + " ...")
 
 
 COMMAND = Group(

@@ -15,6 +15,7 @@ order of things; the loop is `rl/learn.py`, the numbers are `rl/settings.py`.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,7 +47,7 @@ from ossia.train.rl.evaluate import FOLDER, evaluate
 from ossia.train.rl.learn import Learner
 from ossia.train.rl.policy import Policy
 from ossia.train.rl.sampler import Sampler
-from ossia.train.rl.settings import HYPER, Evaluating, Objective, Sampling
+from ossia.train.rl.settings import HYPER, UNUSED, Evaluating, Objective, Sampling
 from ossia.train.run import Run
 from ossia.train.settings import Hyperparameters, Lora
 from ossia.train.weights.export import start
@@ -83,6 +84,12 @@ class Config:
                 "hyper.balance moves the router for reasons other than rewards: leave mode none "
                 "and router_z 0"
             )
+        for name in UNUSED:
+            if getattr(self.hyper, name) != getattr(HYPER, name):
+                raise ConfigError(
+                    f"hyper.{name} has no effect here: a step has as many tokens as its answers. "
+                    "Set sampling.groups, sampling.samples and sampling.max_tokens"
+                )
         if self.sampling.sampler == "exact" and (
             self.hyper.compile or self.hyper.precision != "float32"
         ):
@@ -147,13 +154,10 @@ def phases(config: Config, out: Path) -> list[Phase]:
 
 def _settings(config: Config) -> dict[str, Any]:
     """What decides the result."""
-    files = [path for path in (config.data, config.reward) if path is not None]
     found: dict[str, Any] = {
         "model": config.model,
-        "teacher": config.teacher,
         "method": config.method,
-        "files": fingerprint(files),
-        "task": list(config.task),
+        **_asked(config),
         "steps": config.steps,
         "quantize": config.quantize,
         **flat(config.hyper, "hyper"),
@@ -164,6 +168,16 @@ def _settings(config: Config) -> dict[str, Any]:
     if config.changes is not None:
         found |= flat(config.changes, "lora")
     return found
+
+
+def _asked(config: Config) -> dict[str, Any]:
+    """What is learned from, and from whom."""
+    files = [path for path in (config.data, config.reward) if path is not None]
+    return {
+        "teacher": config.teacher,
+        "files": fingerprint(files),
+        "task": list(config.task),
+    }
 
 
 def problems_of(config: Config) -> Problems:
@@ -184,6 +198,8 @@ def problems_of(config: Config) -> Problems:
 
 def learn(config: Config, out: Path) -> Transformer:
     """The run, to its end or on to it."""
+    for warning in problems_of(config).warnings():
+        print(f"ossia: {warning}", file=sys.stderr)
     run = run_of(config, out)
     return train(run, watchers=watchers_of(run))
 
@@ -204,7 +220,7 @@ def run_of(config: Config, out: Path) -> Run:
         quantize=config.rule if config.quantize else False,
         lora=config.changes,
         save_every=config.save_every,
-        objective=Policy(config.objective, config.sampling, teacher),
+        objective=Policy(config.objective, config.sampling, teacher, _asked(config)),
         batches=lambda worker, state: iter(()),
     )
     learner = Learner(

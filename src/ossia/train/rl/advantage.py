@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from ossia.errors import TrainingError
+
 Advantage = Literal["centered", "rloo", "std", "maxrl"]
 Rewards = Sequence[float]
 
@@ -61,12 +63,15 @@ def advantages(rewards: Sequence[float | None], kind: Advantage) -> list[float |
     """Of each sample of a group, in float64; None for one without a reward, and for all of a dead
     group.
 
-    Raises `ValueError` for a negative reward with "maxrl", whose mean could be 0.
+    Raises `TrainingError` for a negative reward with "maxrl", whose mean could be 0.
     """
     valued = [reward for reward in rewards if reward is not None]
     if is_dead(rewards):
         return [None] * len(rewards)
     if kind == "maxrl" and min(valued) < 0:
-        raise ValueError(f'advantage "maxrl" is of rewards that are 0 or more, found {min(valued)}')
+        raise TrainingError(
+            f"objective.advantage=maxrl is of rewards that are 0 or more, found {min(valued)}: "
+            "choose another advantage, such as rloo, or let the reward begin at 0"
+        )
     values = iter(ADVANTAGES[kind](valued))
     return [None if reward is None else next(values) for reward in rewards]

@@ -36,6 +36,10 @@ class Source(Protocol):
         """A problem, a function of `rng`'s state."""
         ...
 
+    def held_out(self, number: int, rng: Random, effort: Effort) -> Ask | None:
+        """The `number`-th that is measured, the same whenever it is asked; None after the last."""
+        ...
+
 
 @dataclass(frozen=True)
 class Own:
@@ -63,6 +67,9 @@ class Own:
             f"one says of itself {dict(problem.about)}"
         )
 
+    def held_out(self, number: int, rng: Random, effort: Effort) -> Ask:
+        return self.ask(rng, effort, "held_out")
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -79,9 +86,18 @@ class Rows:
     def ask(self, rng: Random, effort: Effort, split: Split) -> Ask:
         return self.task.ask(rng.choice(self._numbers(split)), effort)
 
+    def held_out(self, number: int, rng: Random, effort: Effort) -> Ask | None:
+        numbers = self._numbers("held_out")
+        return self.task.ask(numbers[number], effort) if number < len(numbers) else None
+
+    @property
+    def has_too_few(self) -> bool:
+        """To hold any out."""
+        return len(self.task.rows) < FEW_ROWS
+
     def _numbers(self, split: Split) -> Sequence[int]:
         numbers = range(len(self.task.rows))
-        if len(numbers) < FEW_ROWS:
+        if self.has_too_few:
             return numbers
         wanted = split == "held_out"
         return [n for n in numbers if (n % HELD_OUT == HELD_OUT - 1) == wanted]
@@ -145,6 +161,24 @@ class Problems:
     efforts: tuple[Effort, ...]
     seed: int
 
+    def __post_init__(self) -> None:
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(
+                f"two tasks are called {', '.join(twice)}, so their numbers could not be told "
+                "apart: give each once, and rename a file of yours"
+            )
+
+    def warnings(self) -> list[str]:
+        """What a measurement will not mean."""
+        return [
+            f"{source.name} has fewer than {FEW_ROWS} rows: none is held out, so what is measured "
+            "on the way is what was trained on"
+            for source in self.sources
+            if isinstance(source, Rows) and source.has_too_few
+        ]
+
     @property
     def arms(self) -> list[str]:
         return list(self._arms())
@@ -154,7 +188,9 @@ class Problems:
         return [self._group(step, group, curriculum) for group in groups]
 
     def held_out(self, problems: int) -> list[Ask]:
-        """The same problems whenever it is asked: so many of each arm, each at every effort."""
+        """The same problems whenever it is asked: so many of each arm, or as many as there are,
+        each at every effort.
+        """
         found: list[Ask] = []
         for source in self.sources:
             for effort in self.efforts:
@@ -162,7 +198,9 @@ class Problems:
                     # every effort is asked the same
                     rng = Random(f"{self.seed}:held out:{source.name}:{number}")
                     seed = Random(f"{self.seed}:held out:{len(found)}").getrandbits(31)
-                    ask = source.ask(rng, effort, "held_out")
+                    ask = source.held_out(number, rng, effort)
+                    if ask is None:
+                        break
                     found.append(_numbered(ask, len(found), seed, f"{source.name}/{effort}"))
         return found
 

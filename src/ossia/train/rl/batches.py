@@ -29,23 +29,25 @@ def packed(
     groups: Sequence[Sequence[Lesson]], *, echo: bool = False, replay: bool = False
 ) -> PackedBatch | None:
     """The streams are `advantage`, `behaviour` (log-probabilities as they were sampled), `keep` (1
-    for a token that is learned by its advantage) and `echo` (1 for one that somebody else wrote).
-    None if there is nothing to learn.
+    for a token that is learned by its advantage), `echo` (1 for one that somebody else wrote) and
+    `sample` (its number, the same for all its segments). None if there is nothing to learn.
 
     `echo`: inserted tokens are targets too. `replay`: with the experts that were chosen.
     """
     found = []
+    number = 0
     for group in groups:
         by_prompt: dict[tuple[int, ...], list[Answer]] = {}
         for lesson in group:
             for segment in lesson.segments:
-                answer = _answer(segment, lesson.advantage, echo, replay)
+                answer = _answer(segment, number, lesson.advantage, echo, replay)
                 by_prompt.setdefault(segment.prompt, []).append(answer)
+            number += 1
         found += [Group(prompt, answers) for prompt, answers in by_prompt.items()]
     return packed_groups(found) if found else None
 
 
-def _answer(segment: Segment, advantage: float, echo: bool, replay: bool) -> Answer:
+def _answer(segment: Segment, number: int, advantage: float, echo: bool, replay: bool) -> Answer:
     start = len(segment.prompt)
     sampled = np.asarray(segment.sampled[start:], np.float32)
     count = len(sampled)
@@ -59,6 +61,7 @@ def _answer(segment: Segment, advantage: float, echo: bool, replay: bool) -> Ans
             "behaviour": np.asarray(segment.logprobs[start:], np.float32),
             "keep": sampled,
             "echo": 1 - sampled,
+            "sample": np.full(count, number, np.float32),
         },
         learned,
         _experts(segment) if replay else None,

@@ -69,22 +69,32 @@ def weights(
     return WEIGHTS[correction](log_R, keep_R, sequence_R)
 
 
-def mismatch(old_R: Tensor, behaviour_R: Tensor, keep_R: Tensor) -> dict[str, float]:
-    """How far the engine is from the trainer, over the kept tokens.
+def mismatch(
+    old_R: Tensor, behaviour_R: Tensor, share_R: Tensor
+) -> tuple[dict[str, float], dict[str, float]]:
+    """How far the engine is from the trainer. `share` is what each token has of all kept tokens of
+    the step, 0 for others.
 
-    `largest` and `mean` of |O - M|; `equal`, the share that is the same to the bit; `k3`, an
-    estimate of KL(engine || trainer) a token; `ess`, the effective share of samples, (sum w)^2 /
-    (n sum w^2).
+    First this part's shares of means: `mean` of |O - M|; `equal`, 1 where they are the same to the
+    bit; `k3`, an estimate of KL(engine || trainer) a token; `weight` w and `square` w^2. Then the
+    `largest` |O - M|.
     """
-    kept_R = keep_R > 0
+    kept_R = share_R > 0
+    share_R = share_R[kept_R].double()
     log_R = (old_R - behaviour_R).detach()[kept_R].double()
-    if not len(log_R):
-        return {"largest": 0.0, "mean": 0.0, "equal": 1.0, "k3": 0.0, "ess": 1.0}
     weight_R = log_R.clamp(-LARGEST, LARGEST).exp()
-    return {
-        "largest": log_R.abs().max().item(),
-        "mean": log_R.abs().mean().item(),
-        "equal": (log_R == 0).double().mean().item(),
-        "k3": (weight_R - log_R - 1).mean().item(),
-        "ess": (weight_R.sum() ** 2 / (len(weight_R) * weight_R.square().sum())).item(),
+    shares = {
+        "mean": log_R.abs(),
+        "equal": (log_R == 0).double(),
+        "k3": weight_R - log_R - 1,
+        "weight": weight_R,
+        "square": weight_R.square(),
     }
+    sums = {name: (share_R * values_R).sum().item() for name, values_R in shares.items()}
+    largest = log_R.abs().max().item() if len(log_R) else 0.0
+    return sums, {"largest": largest}
+
+
+def effective(weight: float, square: float) -> float:
+    """The effective share of samples, (sum w)^2 / (n sum w^2), of the means of w and w^2."""
+    return weight * weight / square if square else 1.0

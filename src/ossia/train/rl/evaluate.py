@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from ossia.files import write_json
+from ossia.tasks.environment import CUT
 from ossia.train.rl.asks import Problems
 from ossia.train.rl.sampler import Sampler
 from ossia.train.rl.settings import Evaluating
@@ -68,5 +69,5 @@ def _row(groups: Sequence[Sequence[Sample]], k: int) -> Mapping[str, float]:
         f"pass@{k}": fmean(anys) if anys else 0.0,
         "analysis": fmean(sample.counts.analysis for sample in every),
         "sampled": fmean(sample.counts.sampled for sample in every),
-        "cut": fmean(sample.reason != "stop" for sample in every),
+        "cut": fmean(sample.reason in CUT for sample in every),
     }

@@ -13,13 +13,20 @@ from statistics import fmean, quantiles
 from typing import Any
 
 from ossia.errors import TrainingError
-from ossia.tasks.environment import Ask
+from ossia.tasks.environment import CUT, Ask, Reason
 from ossia.train.rl.worth import Valued, is_live
 
 CUT_WARNS = 0.2
 UNGRADED_WARNS = 0.1
 ALL_CUT_STOPS = 3  # steps
 NONE_LIVE_STOPS = 5
+LONGER: dict[Reason, str] = {
+    "length": "raise sampling.max_tokens",
+    "budget": "raise sampling.max_tokens, or sampling.turns where the user goes on asking",
+    "context": "the context was full: ask for less, or let tools say less",
+    "tool_rounds": "they kept calling tools: say in the prompt, or in what tools return, when it "
+    "is enough",
+}
 Numbers = dict[str, float]
 
 
@@ -48,7 +55,16 @@ def _rewards(every: Sequence[Valued]) -> Numbers:
         "correct": _correct(every),
         "ungraded": sum(each.reward is None for each in every) / len(every),
         "cut": sum(each.is_cut for each in every) / len(every),
+        "unpaid": _unpaid(every),
     }
+
+
+def _unpaid(every: Sequence[Valued]) -> float:
+    """Of the right answers, the share whose thoughts cost all that they are worth; 0 if none is
+    right.
+    """
+    right = [each for each in every if each.sample.reward.correct and each.sample.reward.value]
+    return fmean(each.reward == 0 for each in right) if right else 0.0
 
 
 def _of_groups(groups: Sequence[Sequence[Valued]]) -> Numbers:
@@ -90,12 +106,12 @@ class Alarms:
     def look(self, step: int, found: Mapping[str, float]) -> list[str]:
         """Warnings that are new. Raises `TrainingError` for what stops the run."""
         self.all_cut = self.all_cut + 1 if found["cut"] == 1 else 0
-        is_lost = found["live"] == 0 and found["all_right"] < 1
+        is_lost = found["live"] == 0 and (found["all_right"] < 1 or found["unpaid"] == 1)
         self.none_live = self.none_live + 1 if is_lost else 0
         if self.all_cut >= ALL_CUT_STOPS:
             raise TrainingError(
                 f"step {step}: every answer of {ALL_CUT_STOPS} steps was cut off before it ended; "
-                "raise sampling.max_tokens"
+                f"{_longer(found)}"
             )
         if self.none_live >= NONE_LIVE_STOPS:
             raise TrainingError(
@@ -120,9 +136,20 @@ class Alarms:
         self.warned = set(state["warned"])
 
 
+def _longer(found: Mapping[str, float]) -> str:
+    """What helps, by the commonest way in which answers were cut."""
+    commonest = max(CUT, key=lambda reason: found.get(f"reason/{reason}", 0.0))
+    return LONGER[commonest]
+
+
 def _why_dead(found: Mapping[str, float]) -> str:
     if found["ungraded"] == 1:
         return "nothing could be graded: see `why` in the rollouts, and mend the reward"
+    if found["unpaid"] == 1:
+        return (
+            "right answers think for so long that they are worth 0: raise `most` and `budget` of "
+            "sampling.prices, or set sampling.price=false"
+        )
     if found["all_right"] > found["all_wrong"]:
         return "many are always right: ask for harder problems"
     return (
@@ -132,7 +159,7 @@ def _why_dead(found: Mapping[str, float]) -> str:
 
 
 def _warnings(found: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-    if found["all_right"] == 1:
+    if found["all_right"] == 1 and found["unpaid"] < 1:
         yield (
             "all right",
             "every answer is right: there is nothing left to learn from such problems",
@@ -140,7 +167,7 @@ def _warnings(found: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     if found["cut"] > CUT_WARNS:
         yield (
             "cut",
-            f"{found['cut']:.0%} of the answers were cut off: raise sampling.max_tokens",
+            f"{found['cut']:.0%} of the answers were cut off: {_longer(found)}",
         )
     if found["ungraded"] > UNGRADED_WARNS:
         yield (

@@ -186,7 +186,7 @@ def _nothing(stop_tokens: Collection[int]) -> PackedBatch:
     """A batch of which nothing is learned."""
     token = min(stop_tokens)
     none = np.zeros(1, np.float32)
-    names = ("advantage", "behaviour", "keep", "echo")
+    names = ("advantage", "behaviour", "keep", "echo", "sample")
     streams: dict[str, Any] = {name: none for name in names}
     streams["sequence"] = np.zeros(1, np.int32)
     one = np.zeros(1, np.int64)

@@ -29,11 +29,17 @@ FAR = 0.05  # mean |O - M| at which engine and trainer are no longer the same mo
 class Policy:
     """`train.objective.Objective` of a run. A batch has the streams of `batches.packed`;
     "reference" too if there is a divergence to hold, and "old" if its samples are of older weights.
+    `asked`: JSON values, what is learned from, which must not change either.
     """
 
     def __init__(
-        self, settings: Objective, sampling: Sampling, teacher: Transformer | None = None
+        self,
+        settings: Objective,
+        sampling: Sampling,
+        teacher: Transformer | None = None,
+        asked: Mapping[str, Any] | None = None,
     ) -> None:
+        self.asked = asked or {}
         self.teacher = teacher
         self.settings = settings
         self.sampling = sampling
@@ -41,15 +47,15 @@ class Policy:
     def prepare(self, batch: PackedBatch) -> PackedBatch | None:
         """With what each token weighs: `weight` in the loss, `share` in what is reported."""
         keep = batch.streams["keep"]
-        sequence = batch.streams["sequence"]
+        sample = batch.streams["sample"]  # all segments of one: an answer counts once
         sampled = self.sampling
         constant = float(sampled.groups * sampled.samples * sampled.max_tokens)
-        weight = weights(keep, sequence, self.settings.normalizer, constant)
-        echo = weights(batch.streams["echo"], sequence, "tokens") if self.settings.echo else None
+        weight = weights(keep, sample, self.settings.normalizer, constant)
+        echo = weights(batch.streams["echo"], sample, "tokens") if self.settings.echo else None
         if weight is None and echo is None:
             return None
         none = np.zeros_like(keep)
-        share = weights(keep, sequence, "tokens")
+        share = weights(keep, sample, "tokens")
         return batch.with_streams(
             weight=none if weight is None else weight,
             share=none if share is None else share,
@@ -59,7 +65,6 @@ class Policy:
     def loss(
         self, model: Transformer, x_RD: Tensor, part: PackedBatch, of_targets: float
     ) -> PartLoss:
-        """Raises `TrainingError` if the samples are of another model."""
         settings = self.settings
         targets = torch.tensor(part.targets, dtype=torch.int64, device=x_RD.device)
         now_R, entropy_R = logprobs_and_entropy(
@@ -81,7 +86,8 @@ class Policy:
             total = total - settings.echo * _kept(now_R, echo_R)
         sums = _measures(settings, sampled, share_R)
         sums["policy_entropy"] = _kept(entropy_R.detach(), share_R).item()
-        return PartLoss(total, total.detach(), sums, self._mismatch(sampled, part))
+        mismatch, most = self._mismatch(sampled, part, share_R)
+        return PartLoss(total, total.detach(), sums | mismatch, most)
 
     def _divergence(
         self, teacher: Transformer, model: Transformer, x_RD: Tensor, part: PackedBatch
@@ -93,8 +99,22 @@ class Policy:
         own_weight = model.unembedding.weight
         return divergence(x_RD, own_weight, its_x_RE, its_weight, self.sampling.temperature)
 
+    def measured(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Raises `TrainingError` if the samples are of another model."""
+        found = dict(metrics)
+        mean = found["mismatch_mean"]
+        if mean > FAR:
+            raise TrainingError(
+                f"what was sampled is of another model than the one that learns: the mean "
+                f"difference of log-probabilities is {mean:.3f}, more than {FAR}. Sample "
+                "with sampling.sampler=exact, or with a smaller sampling.lag"
+            )
+        weight = found.pop("mismatch_weight")
+        found["mismatch_ess"] = correction.effective(weight, found.pop("mismatch_square"))
+        return found
+
     def identity(self) -> Mapping[str, Any]:
-        found = asdict(self.settings) | {"sampling": asdict(self.sampling)}
+        found = asdict(self.settings) | {"sampling": asdict(self.sampling), **self.asked}
         found["sampling"]["efforts"] = [str(effort) for effort in self.sampling.efforts]
         return found
 
@@ -105,21 +125,21 @@ class Policy:
         old_R = now_R.detach()
         if "old" in part.streams:
             (old_R,) = of_rows(part, now_R, "old")
-        (sequence_R,) = of_rows(part, now_R, "sequence")
-        _, own_R = torch.unique(sequence_R, return_inverse=True)
+        (sample_R,) = of_rows(part, now_R, "sample")
+        _, own_R = torch.unique(sample_R, return_inverse=True)
         weight_R = correction.weights(self.settings.correction, old_R, behaviour_R, keep_R, own_R)
         return Sampled(now_R, old_R, advantage_R, keep_R, weight_R, own_R)
 
-    def _mismatch(self, sampled: Sampled, part: PackedBatch) -> dict[str, float]:
+    def _mismatch(
+        self, sampled: Sampled, part: PackedBatch, share_R: Tensor
+    ) -> tuple[dict[str, float], dict[str, float]]:
         (behaviour_R,) = of_rows(part, sampled.now_R, "behaviour")
-        found = correction.mismatch(sampled.old_R, behaviour_R, sampled.keep_R)
-        if found["mean"] > FAR:
-            raise TrainingError(
-                f"what was sampled is of another model than the one that learns: the mean "
-                f"difference of log-probabilities is {found['mean']:.3f}, more than {FAR}. Sample "
-                "with sampling.sampler=exact, or with a smaller sampling.lag"
-            )
-        return {f"mismatch_{name}": found[name] for name in ("largest", "mean", "k3")}
+        sums, most = correction.mismatch(sampled.old_R, behaviour_R, share_R)
+        return _named(sums), _named(most)
+
+
+def _named(found: Mapping[str, float]) -> dict[str, float]:
+    return {f"mismatch_{name}": value for name, value in found.items()}
 
 
 def _kept(values_R: Tensor, weight_R: Tensor) -> Tensor:

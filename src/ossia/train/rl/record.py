@@ -24,6 +24,12 @@ from ossia.turn.record import Piece, Segment
 
 FOLDER = "rollouts"
 Line = dict[str, Any]
+# what readers use
+KEYS = {"step", "group", "index", "task", "arm", "effort", "segments", "analysis", "final"}
+KEYS |= {"reason", "reward", "graded", "correct", "why", "advantage", "counts"}
+COUNTS = {"sampled", "analysis", "calls"}
+OF_SEGMENTS = {"prompt", "prompt_tokens", "pieces"}
+OF_PIECES = {"text", "sampled", "tokens", "logprobs"}
 
 
 def line_of(step: int, ask: Ask, each: Valued, tokenizer: Tokenizer) -> Line:
@@ -115,9 +121,35 @@ def _parsed(path: Path, number: int, text: str) -> Line:
         line = json.loads(text)
     except ValueError as error:
         raise DataError(f"{path}:{number}: not JSON ({error})") from error
-    if not isinstance(line, dict) or not {"step", "group", "index", "segments"} <= line.keys():
-        raise DataError(f"{path}:{number}: not a sample of `ossia train rl`")
+    missing = _missing(line)
+    if missing is not None:
+        raise DataError(f"{path}:{number}: not a sample of `ossia train rl`: {missing}")
     return line
+
+
+def _missing(line: Any) -> str | None:
+    """What a line has not that its readers use; None if all is there."""
+    if not isinstance(line, dict):
+        return "it is no object"
+    absent = KEYS - line.keys()
+    if absent:
+        return f"it has no {', '.join(sorted(absent))}"
+    counts = line["counts"]
+    if not isinstance(counts, dict) or not counts.keys() >= COUNTS:
+        return f"its counts are not {', '.join(sorted(COUNTS))}"
+    segments = line["segments"]
+    if not isinstance(segments, list) or not all(map(_is_segment, segments)):
+        return "its segments cannot be read"
+    return None
+
+
+def _is_segment(found: Any) -> bool:
+    if not isinstance(found, dict) or not found.keys() >= OF_SEGMENTS:
+        return False
+    pieces = found["pieces"]
+    if not isinstance(pieces, list):
+        return False
+    return all(isinstance(piece, dict) and piece.keys() >= OF_PIECES for piece in pieces)
 
 
 def lessons(path: Path) -> list[list[Lesson]]:

@@ -4,6 +4,7 @@ No tensors, no files.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -62,7 +63,7 @@ class Objective:
             _one_of(kind, f"objective.{name}", getattr(self, name))
         for name in ("kl", "entropy", "echo"):
             value = getattr(self, name)
-            if value < 0:
+            if not (value >= 0 and math.isfinite(value)):
                 raise ConfigError(f"objective.{name} must be 0 or more, found {value}")
 
 
@@ -95,7 +96,7 @@ class Sampling:
             value = getattr(self, name)
             if value < smallest:
                 raise ConfigError(f"sampling.{name} must be {smallest} or more, found {value}")
-        if self.temperature <= 0:
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise ConfigError(
                 f"sampling.temperature must be above 0, found {self.temperature}: the samples of "
                 "a group would all be the same"
@@ -112,7 +113,11 @@ class Sampling:
             )
         if not self.efforts:
             raise ConfigError("sampling.efforts names no effort")
-        if self.seconds <= 0:
+        if len(set(self.efforts)) < len(self.efforts):
+            raise ConfigError(
+                f"sampling.efforts names an effort twice: {', '.join(map(str, self.efforts))}"
+            )
+        if not self.seconds > 0:
             raise ConfigError(f"sampling.seconds must be above 0, found {self.seconds}")
 
     @property

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ossia.tasks.effort import Prices
+from ossia.tasks.environment import CUT
 from ossia.train.rl.advantage import advantages
 from ossia.train.rl.batches import Lesson
 from ossia.train.rl.settings import Objective
 from ossia.turn.rollout import Sample
-
-CUT = ("length", "budget", "context", "tool_rounds")  # it would have gone on
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,8 @@ def valued(group: Sequence[Sample], settings: Objective, prices: Prices | None) 
 
 
 def _is_masked(sample: Sample, settings: Objective) -> bool:
+    if sample.reason == "failed":  # a teacher has not seen either what broke
+        return True
     if settings.mask_cut and sample.reason in CUT:
         return True
     return settings.mask_invalid and sample.reason == "invalid"
