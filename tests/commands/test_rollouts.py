@@ -108,3 +108,40 @@ def test_what_has_no_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "x.jsonl").write_text("{}\n")
     assert main(["rollouts", "show", str(tmp_path / "x.jsonl")]) == 2
     assert "x.jsonl:1" in capsys.readouterr().err
+
+
+def test_a_file_of_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.jsonl"
+    lines = [sample(step, 0, 0, final=f"of step {step}") for step in (3, 4)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = out_of(capsys, "show", path, "--json")
+    assert [json.loads(line)["step"] for line in shown.splitlines()] == [4]
+    shown = out_of(capsys, "show", path, "--json", "--step", 3)
+    assert json.loads(shown)["final"] == "of step 3"
+
+
+@pytest.mark.parametrize("name", ["task", "reward", "advantage", "counts", "final", "segments"])
+def test_a_line_that_lacks_something_is_named(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = sample(0, 0, 0)
+    del line[name]
+    path = tmp_path / "000000.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    assert main(["rollouts", "show", str(path)]) == 2
+    assert f"000000.jsonl:1: not a sample of `ossia train rl`: it has no {name}" in (
+        capsys.readouterr().err
+    )
+
+
+def test_what_a_model_said_does_not_steer_a_terminal(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run / "train" / "rollouts" / "000001.jsonl"
+    line = sample(1, 0, 0)
+    line["segments"][0]["prompt"] = "red \x1b[31m"
+    path.write_text(json.dumps(line) + "\n")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" in out_of(capsys, "show", run)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert "\x1b" not in out_of(capsys, "show", run)

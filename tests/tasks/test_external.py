@@ -146,6 +146,22 @@ def test_bad_code_is_named(tmp_path: Path, code: str, said: str) -> None:
         read_task(rows, written(tmp_path / "reward.py", code))
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import sys\nsys.exit(3)\n", "cannot be loaded: line 2: SystemExit: 3"),
+        ("def rows():\n    return 1 / 0\n", r"rows\(\) must give a list.*line 2: ZeroDivision"),
+        ("def rows():\n    return 5\n", r"rows\(\) must give a list of rows.*not iterable"),
+        ("def rows():\n    yield {}['x']\n", r"rows\(\) must give a list.*line 2: KeyError"),
+        ("rows = 5\n", r"rows\(\) must give a list of rows.*not callable"),
+    ],
+)
+def test_rows_that_cannot_be_made_are_named(tmp_path: Path, code: str, said: str) -> None:
+    code += "def reward(row, outcome):\n    return 1\n"
+    with pytest.raises(DataError, match=said):
+        read_task(code=written(tmp_path / "reward.py", code))
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     rows = written(tmp_path / "rows.jsonl", '{"prompt": "x", "answer": 1}\n{"prompt": "y"}\n')
     with pytest.raises(DataError, match="row 2 has no 'answer'"):

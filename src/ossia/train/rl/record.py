@@ -124,7 +124,8 @@ def _parsed(path: Path, number: int, text: str) -> Line:
     missing = _missing(line)
     if missing is not None:
         raise DataError(f"{path}:{number}: not a sample of `ossia train rl`: {missing}")
-    return line
+    found: Line = line
+    return found
 
 
 def _missing(line: Any) -> str | None:

@@ -1,0 +1,157 @@
+"""What is asked and measured, what samples are worth, and what alarms say; no model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rl_runs import config_of
+
+from ossia.errors import ConfigError, TrainingError
+from ossia.harmony import Effort
+from ossia.tasks.effort import PRICES
+from ossia.tasks.environment import Ask, Counts, Given, Outcome, Reason, Reward
+from ossia.tasks.external import ExternalTask, RowEnvironment, compare
+from ossia.train.rl.asks import Problems, Rows
+from ossia.train.rl.evaluate import evaluate
+from ossia.train.rl.health import Alarms, numbers
+from ossia.train.rl.policy import Policy
+from ossia.train.rl.settings import Evaluating, Objective, Sampling
+from ossia.train.rl.worth import lessons, valued
+from ossia.turn.record import Piece, Segment
+from ossia.turn.rollout import Sample
+
+SEGMENT = Segment((1,), (Piece((2, 3), (-0.5, -0.5)),))
+
+
+def rows(count: int, name: str = "mine") -> Rows:
+    found = tuple({"prompt": f"Question {n}?", "answer": n} for n in range(count))
+    return Rows(ExternalTask(name, found, lambda row: RowEnvironment(row, compare)))
+
+
+def sample(reward: float | None, reason: Reason = "stop", analysis: int = 0) -> Sample:
+    correct = None if reward is None else reward == 1.0
+    outcome = Outcome("x", (), reason, Counts(sampled=2, analysis=analysis))
+    given = Reward(reward, correct=correct)
+    return Sample(0, 0, 0, Effort.LOW, (SEGMENT,), outcome, given)
+
+
+def measured(samples: list[Sample], settings: Objective | None = None) -> dict[str, float]:
+    ask = Ask(lambda: Given.__new__(Given), Effort.LOW, task="mine")
+    return numbers([ask], [valued(samples, settings or Objective(), PRICES)])
+
+
+def prompts_of(asks: list[Ask]) -> list[str]:
+    return [ask.environment().prompt(Effort.LOW)[-1].text for ask in asks]
+
+
+# ---- what is asked ----
+
+
+def test_held_out_rows_are_asked_once_and_in_order() -> None:
+    efforts = (Effort.LOW, Effort.HIGH)
+    problems = Problems((rows(40),), efforts, seed=0)
+    found = prompts_of(problems.held_out(16))
+    assert found == [f"Question {n}?" for n in (9, 19, 29, 39)] * 2
+    assert prompts_of(problems.held_out(2)) == ["Question 9?", "Question 19?"] * 2
+    assert not problems.warnings()
+
+
+def test_too_few_rows_to_hold_any_out_are_said() -> None:
+    problems = Problems((rows(19),), (Effort.LOW,), seed=0)
+    assert len(problems.held_out(50)) == 19
+    (warning,) = problems.warnings()
+    assert "fewer than 20 rows" in warning
+
+
+def test_tasks_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match="two tasks are called mine"):
+        Problems((rows(3), rows(4)), (Effort.LOW,), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("objective.kl=nan", "objective.kl must be 0 or more"),
+        ("sampling.temperature=nan", "temperature must be above 0"),
+        ("sampling.temperature=inf", "temperature must be above 0"),
+        ("sampling.seconds=nan", "seconds must be above 0"),
+        ("sampling.efforts=low,high,low", "names an effort twice"),
+        ("hyper.tokens_per_step=1024", "hyper.tokens_per_step has no effect"),
+        ("hyper.longest=77", "hyper.longest has no effect"),
+    ],
+)
+def test_settings_without_sense(setting: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config_of(Path("nowhere"), setting)
+
+
+def test_what_is_asked_is_part_of_a_run() -> None:
+    sampling = Sampling()
+    one = Policy(Objective(), sampling, asked={"task": ["state"]}).identity()
+    other = Policy(Objective(), sampling, asked={"task": ["lookup"]}).identity()
+    assert one != other
+    assert one["task"] == ["state"]
+
+
+# ---- what samples are worth ----
+
+
+def test_what_broke_teaches_nothing_whoever_teaches() -> None:
+    group = [sample(None, "failed"), sample(None), sample(1.0)]
+    taught = valued(group, Objective(distill="full"), None)
+    assert [each.advantage for each in taught] == [None, 0.0, 0.0]
+    assert len(lessons([taught])[0]) == 2
+
+
+def test_cut_answers_are_not_learned_from_unless_it_is_said() -> None:
+    group = [sample(0.0, "length"), sample(1.0), sample(0.0)]
+    assert valued(group, Objective(), None)[0].advantage is None
+    assert valued(group, Objective(mask_cut=False), None)[0].advantage == pytest.approx(-1 / 3)
+
+
+# ---- alarms ----
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("length", r"raise sampling\.max_tokens$"),
+        ("budget", r"sampling\.turns"),
+        ("context", "context was full"),
+        ("tool_rounds", "kept calling tools"),
+    ],
+)
+def test_an_alarm_says_what_helps(reason: Reason, said: str) -> None:
+    other: Reason = "tool_rounds" if reason == "length" else "length"
+    found = measured([sample(0.0, reason), sample(0.0, reason), sample(0.0, other)])
+    alarms = Alarms()
+    alarms.look(0, found)
+    alarms.look(1, found)
+    with pytest.raises(TrainingError, match=said):
+        alarms.look(2, found)
+
+
+def test_right_answers_that_are_worth_nothing_name_the_prices() -> None:
+    """Everything is right, so it would look as if all were well."""
+    found = measured([sample(1.0, analysis=PRICES.low.most + 1)] * 3)
+    assert (found["all_right"], found["reward"], found["unpaid"]) == (1, 0, 1)
+    alarms = Alarms()
+    for step in range(4):
+        assert not alarms.look(step, found)
+    with pytest.raises(TrainingError, match=r"sampling\.prices, or set sampling\.price=false"):
+        alarms.look(4, found)
+    assert measured([sample(0.0)] * 2)["unpaid"] == 0
+
+
+def test_an_evaluation_counts_as_cut_what_would_have_gone_on(tmp_path: Path) -> None:
+    class Drawn:
+        def draw(self, asks: list[Ask], samples: int, version: int) -> list[list[Sample]]:
+            cut = sample(0.0, "tool_rounds")
+            broken = sample(None, "failed")
+            return [[cut, replace(cut), sample(0.0, "invalid"), broken] for _ in asks]
+
+    problems = Problems((rows(20),), (Effort.LOW,), seed=0)
+    found = evaluate(Drawn(), problems, Evaluating(), tmp_path, 0, 0)  # type: ignore[arg-type]
+    assert found["arms"]["mine/low"]["cut"] == 0.5
