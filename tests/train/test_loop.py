@@ -19,7 +19,7 @@ from training_runs import TINY, examples, losses, tiny_run
 
 from ossia.checkpoint import export
 from ossia.config import ModelConfig
-from ossia.data.packing import Example
+from ossia.data.packing import Example, PackedBatch, pack
 from ossia.errors import CheckpointError, ConfigError, DataError, TrainingError
 from ossia.model import TrainableExperts, Transformer
 from ossia.train import objective as objective_module
@@ -70,6 +70,34 @@ def test_a_run_learns_reports_and_leaves_its_folder(tmp_path: Path) -> None:
         assert len(report.load) == 2 and all(sum(row) == pytest.approx(1) for row in report.load)
     assert same(model, load_weights(TINY, tmp_path))
     assert ModelConfig.from_json(json.loads((tmp_path / "config.json").read_text())) == TINY
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_batches_are_closed_however_a_run_ends(tmp_path: Path, stops: bool) -> None:
+    """What samples from the weights holds an engine. An error about what comes next loses no step:
+    the state after the last one is there.
+    """
+    closed = []
+    run = tiny_run(tmp_path, steps=3)
+    assert run.examples is not None
+    batch, state = next(pack(run.examples(None), 200, 100))
+
+    def batches(worker: Any, begun: Any) -> Iterator[tuple[PackedBatch, Any]]:
+        try:
+            for _ in range(2 if stops else 9):
+                yield batch, state
+            raise TrainingError("an alarm")
+        finally:
+            closed.append(True)
+
+    sampled = replace(run, examples=None, batches=batches, save_every=2)
+    if stops:
+        with pytest.raises(TrainingError, match="an alarm"):
+            train(sampled)
+        assert torch.load(tmp_path / "state.pt", weights_only=False)["step"] == 2
+    else:
+        train(sampled)
+    assert closed == [True]
 
 
 def test_a_finished_run_is_only_read(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ State = Any  # a JSON value: the position of an iterator; None is the beginning
 Ids = NDArray[np.int64]
 Numbers = NDArray[Any]
 Experts = NDArray[np.int16]
+SAMPLE = "sample"  # the stream of which sample a target is of, where one has several sequences
 _HOPELESS = 10_000  # examples in a row that are too long: the rest of an endless source will be too
 
 
@@ -168,12 +169,12 @@ def _joined(examples: list[Example]) -> PackedBatch:
 
 def split(batch: PackedBatch, parts: int) -> list[PackedBatch]:
     """At most `parts` batches of about as many tokens each, cut between examples; those that share
-    a beginning stay together.
+    a beginning stay together, and those that are of one sample by the stream `SAMPLE`.
 
     Those without targets are dropped.
     """
     total = len(batch.tokens)
-    lengths = np.asarray(batch.documents, dtype=np.int64)
+    lengths = np.asarray(_of_whole_samples(batch), dtype=np.int64)
     ends = np.cumsum(lengths)
     middles = ends - lengths + lengths // 2
     part_of = np.minimum(parts - 1, middles * parts // max(1, total))  # never descends
@@ -190,6 +191,28 @@ def split(batch: PackedBatch, parts: int) -> list[PackedBatch]:
             if len(part.targets):
                 out.append(part)
     return out
+
+
+def _of_whole_samples(batch: PackedBatch) -> list[int]:
+    """`documents`, those of one sample as one. Samples are numbered in the order in which they
+    begin, so a document that goes back to an earlier number belongs to what came before.
+    """
+    lengths = batch.documents
+    if SAMPLE not in batch.streams:
+        return lengths
+    found: list[int] = []
+    largest = -1.0
+    first = 0
+    ends = np.cumsum(lengths)
+    for length, last in zip(lengths, np.searchsorted(batch.rows, ends), strict=True):
+        numbers = batch.streams[SAMPLE][first:last]
+        first = last
+        if found and len(numbers) and numbers.min() <= largest:
+            found[-1] += length
+        else:
+            found.append(length)
+        largest = max(largest, numbers.max(initial=-1))
+    return found
 
 
 def _part(batch: PackedBatch, begin: int, end: int) -> PackedBatch:

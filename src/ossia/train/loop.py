@@ -109,9 +109,10 @@ def _steps(
     """Steps up to `until`, and a state that says so. A state is written once the next loss has
     shown that its weights are good.
     """
+    begun = _batches(run, worker, progress.data)
     log = Log(run.out, progress.step) if worker.leads else None
     try:
-        with closing(_batches(run, worker, progress.data)) as batches:
+        with closing(_closable(begun)) as batches:
             _all_steps(run, worker, store, progress, batches, _told(log, watchers), until)
     except DivergedError as error:
         raise TrainingError(f"{error}. {_last_state(store, progress)}") from error
@@ -167,13 +168,16 @@ def _told(log: Log | None, watchers: Sequence[Watcher]) -> Watcher:
     return tell
 
 
-def _batches(run: Run, worker: Worker, state: Any) -> Batches:
-    """To be closed: what samples from the weights holds an engine."""
+def _batches(run: Run, worker: Worker, state: Any) -> Iterator[tuple[PackedBatch, Any]]:
     if run.batches is not None:
-        yield from run.batches(worker, state)
-        return
+        return run.batches(worker, state)
     assert run.examples is not None
-    yield from pack(run.examples(state), run.hyper.tokens_per_step, run.hyper.longest, state)
+    return pack(run.examples(state), run.hyper.tokens_per_step, run.hyper.longest, state)
+
+
+def _closable(batches: Iterator[tuple[PackedBatch, Any]]) -> Batches:
+    """What samples from the weights holds an engine until it is closed."""
+    yield from batches
 
 
 def _step(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ossia.data.packing import split
 from ossia.errors import TrainingError
 from ossia.train.rl import correction
 from ossia.train.rl import policy as policies
@@ -326,3 +327,26 @@ def test_the_segments_of_a_sample_count_once() -> None:
     first = batch.streams["advantage"] > 0
     assert weight[first].tolist() == pytest.approx([1 / 16] * 8)
     assert weight[~first].tolist() == pytest.approx([1 / 8] * 4)
+
+
+def test_a_sample_is_in_one_part() -> None:
+    """What is added up over its tokens is then the same however a step is cut."""
+
+    def segment(prompt: int, count: int) -> Segment:
+        return Segment((prompt,), (Piece(tuple(range(count)), (0.0,) * count),))
+
+    asks = []
+    for ask in range(6):
+        taught = [
+            Lesson(
+                tuple(segment(10 * ask + 100 * n * (turn > 0) + turn, 5) for turn in range(3)), 1.0
+            )
+            for n in range(3)
+        ]
+        asks.append(taught)
+    batch = packed(asks)
+    assert batch is not None
+    parts = split(batch, 4)
+    assert len(parts) == 4
+    found = [set(part.streams["sample"].tolist()) for part in parts]
+    assert sum(map(len, found)) == len(set().union(*found)) == 18

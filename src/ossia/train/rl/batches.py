@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ossia.data.packing import PackedBatch
+from ossia.data.packing import SAMPLE, PackedBatch
 from ossia.data.samples import Answer, Group, packed_groups
 from ossia.turn.record import Segment
 
@@ -61,7 +61,7 @@ def _answer(segment: Segment, number: int, advantage: float, echo: bool, replay:
             "behaviour": np.asarray(segment.logprobs[start:], np.float32),
             "keep": sampled,
             "echo": 1 - sampled,
-            "sample": np.full(count, number, np.float32),
+            SAMPLE: np.full(count, number, np.float32),
         },
         learned,
         _experts(segment) if replay else None,

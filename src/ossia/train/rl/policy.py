@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ossia.data.packing import PackedBatch
+from ossia.data.packing import SAMPLE, PackedBatch
 from ossia.errors import TrainingError
 from ossia.kernels.logprobs import logprobs_and_entropy
 from ossia.model import Transformer
@@ -47,7 +47,7 @@ class Policy:
     def prepare(self, batch: PackedBatch) -> PackedBatch | None:
         """With what each token weighs: `weight` in the loss, `share` in what is reported."""
         keep = batch.streams["keep"]
-        sample = batch.streams["sample"]  # all segments of one: an answer counts once
+        sample = batch.streams[SAMPLE]  # all segments of one: an answer counts once
         sampled = self.sampling
         constant = float(sampled.groups * sampled.samples * sampled.max_tokens)
         weight = weights(keep, sample, self.settings.normalizer, constant)
@@ -125,7 +125,7 @@ class Policy:
         old_R = now_R.detach()
         if "old" in part.streams:
             (old_R,) = of_rows(part, now_R, "old")
-        (sample_R,) = of_rows(part, now_R, "sample")
+        (sample_R,) = of_rows(part, now_R, SAMPLE)
         _, own_R = torch.unique(sample_R, return_inverse=True)
         weight_R = correction.weights(self.settings.correction, old_R, behaviour_R, keep_R, own_R)
         return Sampled(now_R, old_R, advantage_R, keep_R, weight_R, own_R)
