@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 
-from ossia.figures import Share, human_bytes, human_count, markdown_table
+from ossia.figures import Share, human_bytes, human_count, markdown_table, pass_at
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,14 @@ def test_a_table_lines_up() -> None:
         "| ---- | ---- |",
         "| wide | b    |",
     ]
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_pass_at_is_the_mean_over_all_draws(count: int) -> None:
+    for right in range(count + 1):
+        answers = [True] * right + [False] * (count - right)
+        for k in range(1, count + 1):
+            drawn = [any(chosen) for chosen in combinations(answers, k)]
+            assert pass_at(k, right, count) == pytest.approx(sum(drawn) / len(drawn))
+    with pytest.raises(ValueError, match="k must be from 1"):
+        pass_at(count + 1, 0, count)

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from random import Random
 from statistics import fmean
 
-from ossia.figures import markdown_table
+from ossia.figures import markdown_table, pass_at
 from ossia.harmony import Effort
 from ossia.tasks import Split
 from ossia.tasks.long.state import state_tracking
-from ossia.train.rl.evaluate import pass_at
 from recipes.reasoning.measure import Row
 
 MOST_GUESSED = 0.05

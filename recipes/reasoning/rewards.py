@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from ossia.figures import pass_at
 from ossia.harmony import Effort
 from ossia.tasks.effort import Prices
-from ossia.train.rl.evaluate import pass_at
 from recipes.experiments.results import (
     Budget,
     Estimate,

@@ -71,3 +71,12 @@ def human_count(count: int) -> str:
     if count < 1e10:
         return f"{count / 1e9:.2f}B"
     return f"{count / 1e9:.1f}B"
+
+
+def pass_at(k: int, right: int, count: int) -> float:
+    """The chance that of k answers, drawn from `count` of which `right` are right, one is: 1 -
+    C(n-c, k) / C(n, k), unbiased (arXiv 2107.03374, eq. 1).
+    """
+    if not 1 <= k <= count:
+        raise ValueError(f"k must be from 1 to {count}, the number of answers; found {k}")
+    return 1.0 - math.comb(count - right, k) / math.comb(count, k)

@@ -7,11 +7,11 @@ several answers to each. Nothing of it has an effect on the run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import comb
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ossia.figures import pass_at
 from ossia.files import write_json
 from ossia.tasks.environment import CUT
 from ossia.train.rl.asks import Problems
@@ -20,13 +20,6 @@ from ossia.train.rl.settings import Evaluating
 from ossia.turn.rollout import Sample
 
 FOLDER = "evaluations"
-
-
-def pass_at(k: int, right: int, count: int) -> float:
-    """The chance that one of k answers is right, of `count` of which `right` are (arXiv 2107.03374,
-    eq. 1).
-    """
-    return 1.0 - comb(count - right, k) / comb(count, k)
 
 
 def evaluate(
