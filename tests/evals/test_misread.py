@@ -40,6 +40,21 @@ NOT_TWENTY_FIVE = (
     "25(x+1)",
 )
 
+STILL_TWENTY_FIVE = (
+    "25 min",
+    "25 sec.",
+    "25 percent",
+    "25 \\; \\Omega",
+    "25 N·m",
+    "25 -- that is all",
+    "25 - that is all",
+    "25/hour",
+    "25 kg/m^3",
+    "25 $\\blacksquare$",
+    "25, 26 is wrong",
+    "25 → ok",
+)
+
 NUMBERS = (
     ("5! = 120", 120),
     ("\\boxed{5!}", 120),
@@ -86,6 +101,11 @@ def test_words_after_a_number_count(gold: str, said: str) -> None:
 @pytest.mark.parametrize("form", ["{}", "Answer: {}", "The answer is ${}$.", "\\boxed{{{}}}"])
 def test_what_follows_a_number_is_not_always_a_unit(said: str, form: str) -> None:
     assert grade_number(form.format(said), Fraction(25)).kind != "right"
+
+
+@pytest.mark.parametrize("said", STILL_TWENTY_FIVE)
+def test_units_and_remarks_after_a_number(said: str) -> None:
+    assert grade_number(f"Answer: {said}", Fraction(25)).kind == "right"
 
 
 @pytest.mark.parametrize(("text", "gold"), NUMBERS)

@@ -2,7 +2,9 @@
 
 HumanEval+ and MBPP+ (arXiv 2305.01210): the function, called with the inputs of the file, must
 return what the file's own solution returns; or it must pass the file's `test`. What an answer's
-code prints is never believed: results come behind a word that it is not told.
+code prints is not taken for results, which come behind a word. That stops accidents, not intent:
+the code runs in the process that has the word. Where it is called with inputs it would still have
+to know what is right; a `test` it can pretend to have passed, so don't train against one.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ _SIZES = {
 _SHORT_UNITS = frozenset("msgNJKVWACLhbBFTHM")  # a single letter after a number that is a unit
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
 _TEXT_AFTER = re.compile(
-    r"[(\[](?=\s*$|[A-Za-z]{2}|\\pmod)|[-–—](?=\s*(?:[A-Za-z]{2}|[aAI]\s|$))|[–—]\s|/(?=[A-Za-z]{3})"
+    r"[(\[](?=\s*$|[A-Za-z]{2}|\\pmod)|[-–—]{1,3}(?=\s*(?:[A-Za-z]{2}|[aAI]\s|$))|[–—]\s|/(?=[A-Za-z]{3})"
 )
 _NAME_AFTER = re.compile(r"\W*([A-Za-z]+)")
 # What begins a factor or an operation, and no unit.
@@ -65,7 +65,7 @@ _COMMANDS = re.compile(
 _PAIRS = words_of(
     "is in as at by if of on or so to we it be do no up us an am he me my go cm mm km kg mg ml mL "
     "cL dL nm pm um fm dm ft yd mi lb oz hr Hz eV kJ kW kV mV mA mW MW GW kN kA Pa ms ns ps fs Ci "
-    "Bq Gy Sv mM nM pM uM cc px KB MB GB TB dB VA Wh rd"
+    "Bq Gy Sv mM nM pM uM cc px KB MB GB TB dB VA Wh Ah Nm Ns lx lm cd ha yr wk qt pt gr"
 )
 _TRIPLES = words_of(
     "mol kHz MHz GHz keV MeV GeV kPa MPa atm bar psi rad deg sec min hrs mph rpm kWh ppm"
