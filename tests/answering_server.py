@@ -14,7 +14,9 @@ Reply = tuple[int, Any]
 
 @contextmanager
 def serving(answer: Callable[[str, Any], Reply]) -> Iterator[str]:
-    """A server that answers (path, body) with (status, body); text is sent as it is."""
+    """A server that answers (path, body) with (status, body); text is sent as it is, and is
+    where a redirection goes.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -28,6 +30,8 @@ def serving(answer: Callable[[str, Any], Reply]) -> Iterator[str]:
             data = (said if isinstance(said, str) else json.dumps(said)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
+            if 300 <= status < 400:
+                self.send_header("Location", str(said))
             self.end_headers()
             self.wfile.write(data)
 

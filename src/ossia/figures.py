@@ -12,6 +12,17 @@ from dataclasses import dataclass
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
+def wilson(value: float, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a mean of `total` values from 0 to 1 (Wilson 1927)."""
+    if not total:
+        return 0.0, 1.0
+    scale = 1 + z * z / total
+    centre = (value + z * z / (2 * total)) / scale
+    spread = math.sqrt(value * (1 - value) / total + z * z / (4 * total * total))
+    half = z / scale * spread
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 @dataclass(frozen=True)
 class Share:
     """`right` out of `total`."""
@@ -25,14 +36,7 @@ class Share:
 
     def wilson(self, z: float = 1.96) -> tuple[float, float]:
         """Wilson's score interval, 95% by default (Wilson 1927); (0, 1) if nothing was counted."""
-        n, p = self.total, self.value
-        if not n:
-            return 0.0, 1.0
-        scale = 1 + z * z / n
-        centre = (p + z * z / (2 * n)) / scale
-        spread = math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        half = z / scale * spread
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return wilson(self.value, self.total, z)
 
     def __str__(self) -> str:
         if not self.total:

@@ -84,6 +84,15 @@ def test_what_it_would_cost(aime: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert not list(aime.parent.glob("*no-such*"))
 
 
+def test_costs_of_what_is_in_the_usual_file(
+    tiny: Path, aime: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tiny, aime, "--effort", "low")) == 0
+    capsys.readouterr()
+    assert main(words(tiny, aime, "--effort", "low", "--dry-run")) == 0
+    assert "as answered so far" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [

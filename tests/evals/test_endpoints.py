@@ -174,3 +174,53 @@ def test_our_own_server(api: Any) -> None:
     prompt = served.prompts[0]
     assert found.prompt == len(engine.submitted[0])
     assert "Reasoning: high" in prompt and "Be short." in prompt and "And 2 more?" in prompt
+
+
+def test_numbers_that_are_none_fail_and_parts_are_text() -> None:
+    odd = {**CHAT, "usage": {"completion_tokens": "many"}}
+    parts = [{"type": "text", "text": "8"}, {"type": "image"}, {"type": "text", "text": "7\ud800"}]
+    listed = {"choices": [{"message": {"content": parts}}]}
+    replies = iter([(200, odd), (200, listed)])
+    with serving(lambda path, body: next(replies)) as url:
+        first, second = [Endpoint(url, "m").one(trial) for trial in asked(2)]
+    assert "not one of this API" in first.error
+    assert second.final == "87\ufffd"
+
+
+def test_an_error_of_ours_is_raised_where_answers_are_waited_for() -> None:
+    def broken(seconds: float) -> None:
+        raise ZeroDivisionError
+
+    endpoint = Endpoint("http://127.0.0.1:9/v1", "m", pause=broken)
+    with pytest.raises(ZeroDivisionError):
+        list(endpoint.answer(asked(1)))
+
+
+def test_keys_are_checked_and_never_shown() -> None:
+    assert Endpoint("http://h", "m", key=" secret\n").key == "secret"
+    with pytest.raises(RequestError) as caught:
+        Endpoint("http://h", "m", key="sec\nret")
+    assert "ret" not in str(caught.value)
+
+
+def test_a_server_without_models() -> None:
+    none = {"data": list[str]()}
+    with (
+        serving(lambda path, body: (200, none)) as url,
+        pytest.raises(RequestError, match="no mod"),
+    ):
+        Endpoint(url, "").models()
+
+
+def test_no_other_host_is_asked() -> None:
+    other: list[str] = []
+
+    def elsewhere(path: str, body: Any) -> Reply:
+        other.append(path)
+        return 200, CHAT
+
+    with serving(elsewhere) as second, serving(lambda path, body: (302, second)) as first:
+        found = Endpoint(first, "m", key="secret").one(asked()[0])
+        with pytest.raises(RequestError, match="redirects to"):
+            Endpoint(first, "m").models()
+    assert "redirects to" in found.error and not other

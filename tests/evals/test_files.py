@@ -102,6 +102,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     broken.write_bytes(gzip.compress(b"{}")[:-4])
     with pytest.raises(DataError, match="damaged gzip"):
         read_rows(broken)
+    data = bytearray(gzip.compress(b"{}" * 100))
+    data[10] ^= 0xFF  # in what was compressed
+    broken.write_bytes(data)
+    with pytest.raises(DataError, match="damaged gzip"):
+        read_rows(broken)
 
 
 def test_missing_and_empty_columns(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from ossia.errors import DataError, RequestError
 from ossia.evals.questions import Answered, Question, Trial, trials
-from ossia.evals.report import compared, failures, not_read, table
+from ossia.evals.report import compared, failures, mean_tokens, not_read, table
 from ossia.evals.results import Header, Record, Results, read_results
 from ossia.evals.run import run
 from ossia.evals.suites import SUITES, read
@@ -179,6 +179,11 @@ def test_files_of_other_answers_are_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(DataError, match=why):
             Results(HEADER, path).__enter__()
+    text = "question,answer\nwhat,1\nand then"
+    path.write_text(text)
+    with pytest.raises(DataError, match="not a file"):
+        Results(HEADER, path).__enter__()
+    assert path.read_text() == text, "somebody else's file stays whole"
     path.write_text(HEADER.line + "{}\n")
     with pytest.raises(DataError, match="damaged"):
         Results(HEADER, path).__enter__()
@@ -242,3 +247,31 @@ def test_reports(tmp_path: Path) -> None:
     text = compared(("a", "b"), records, records)
     assert "low: +0.0 points (+0.0 to +0.0, 3 questions); 0 is inside" in text
     assert "share no question" in compared(("a", "b"), records, [])
+
+
+def test_half_characters_end_no_run(tmp_path: Path) -> None:
+    def answer(missing: Sequence[Trial]) -> Iterator[tuple[int, Answered]]:
+        for index in range(len(missing)):
+            yield index, Answered("Answer: 1 \ud800")
+
+    for _ in range(2):
+        with Results(HEADER, tmp_path / "out.jsonl") as results:
+            run(all_trials(tmp_path), results, answer)
+    assert read_results(tmp_path / "out.jsonl")[1][0].final == "Answer: 1 \ufffd"
+
+
+def test_repeats_that_differ_by_effort(tmp_path: Path) -> None:
+    whole(tmp_path, tmp_path / "out.jsonl")
+    _, records = read_results(tmp_path / "out.jsonl")
+    kept = [record for record in records if record.effort == "high" or record.repeat == 0]
+    low, high = table(kept).split("\n")[2:]
+    assert [cell.strip() for cell in low.split("|")[-3:-1]] == ["-", "-"]
+    assert all("%" in cell for cell in high.split("|")[-3:-1])
+
+
+def test_failed_answers_have_no_length(tmp_path: Path) -> None:
+    trial = all_trials(tmp_path)[0]
+    done = Record.of(trial, Answered("1", tokens=40), trial.question.mark(Answered("1")))
+    failed = Answered(error="gone")
+    lost = Record.of(trial, failed, trial.question.mark(failed))
+    assert mean_tokens([done, lost]) == 40 and mean_tokens([lost]) is None

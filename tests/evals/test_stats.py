@@ -58,7 +58,20 @@ def test_intervals_are_of_questions_and_the_same_every_time() -> None:
     assert high == pytest.approx(0.8 + 1.96 * error, abs=0.03)
     repeated = score({str(n): [RIGHT if value else WRONG] * 8 for n, value in enumerate(values)})
     assert repeated.interval == (low, high), "repeats of a question are no new questions"
-    assert interval([]) == (0.0, 1.0) and interval([1.0]) == (1.0, 1.0)
+    assert interval([]) == (0.0, 1.0)
+
+
+def test_equal_means_are_not_certain() -> None:
+    """Every draw is the same; 30 of 30 right leave more than a tenth open (Wilson 1927)."""
+    assert interval([1.0] * 30) == pytest.approx((0.8865, 1.0), abs=1e-3)
+    assert interval([0.0] * 30) == pytest.approx((0.0, 0.1135), abs=1e-3)
+    few = difference({"1": [WRONG], "2": [WRONG]}, {"1": [RIGHT], "2": [RIGHT]})
+    assert few is not None and few.value == 1.0 and not few.is_clear
+
+
+def test_no_majority_without_answers() -> None:
+    graded = Mark("right", score=1.0)
+    assert majority({"1": [graded, graded], "2": [graded]}) is None
 
 
 def test_pass_at_k_is_the_mean_over_all_draws() -> None:

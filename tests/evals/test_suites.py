@@ -20,7 +20,7 @@ from ossia.evals import health
 from ossia.evals.answers import Mark
 from ossia.evals.programs import packed as packed_tests
 from ossia.evals.programs.contests import same_output
-from ossia.evals.programs.functions import code_of, same
+from ossia.evals.programs.functions import Sandboxed, code_of, same
 from ossia.evals.questions import Answered, Question
 from ossia.evals.suites import SUITES, Graders, read
 from ossia.harmony import Effort
@@ -330,7 +330,37 @@ def test_code_in_texts() -> None:
     assert code_of("x = 1") == "x = 1" and code_of("It is easy.") is None
 
 
+def test_of_several_blocks_the_labelled_one() -> None:
+    code = "```python\ndef f(x):\n    return x\n```"
+    assert code_of(f"{code}\nIt prints\n```\n1 2 3\n```") == "def f(x):\n    return x"
+    usage = "```python\nprint(f(1))\n```"
+    assert code_of(f"{code}\n{usage}", "f") == "def f(x):\n    return x"
+    other = "```python\ndef f_slow(x):\n    return 0\n```"
+    assert code_of(f"{code}\n{other}", "f") == "def f(x):\n    return x"
+    assert code_of("```python\ndef  f (x):\n    pass\n```\n" + other, "f") == (
+        "def  f (x):\n    pass"
+    )
+
+
+@pytest.mark.parametrize("code", ["x = '\0'", "x = '\ud800'", "#" * 200_000])
+def test_programs_that_cannot_be_started_are_wrong(code: str) -> None:
+    runner = Sandboxed.__new__(Sandboxed)  # no sandbox is asked
+    done = runner.run(code, b"", 1.0)
+    assert done.status and done.reason and "program" in done.reason
+
+
 def test_equal_values() -> None:
+    huge = ["int", "7" * 400]
+    assert not same(huge, ["float", "1.0"]) and not same(["float", "1.0"], huge)
+    assert same(["int", "7" * 5000], ["int", "7" * 5000])
+    assert not same(["float", "inf"], ["float", "1.0"])
+    assert same(["float", "inf"], ["float", "inf"])
+    first = ["set", sorted([["float", "2.0"], ["int", "1"]], key=json.dumps)]
+    second = ["set", sorted([["int", "2"], ["int", "1"]], key=json.dumps)]
+    assert same(first, second)
+    assert same(
+        ["dict", [[one, None] for one in first[1]]], ["dict", [[one, None] for one in second[1]]]
+    )
     assert same(["float", "0.1"], ["float", "0.10000001"]) is True
     assert same(["float", "1.0"], ["int", "1"]) and same(True, ["int", "1"])
     assert not same(["int", "1"], ["int", "2"]) and not same("1", ["int", "1"])
@@ -344,3 +374,40 @@ def test_the_judge_of_answers_is_asked_about_the_final_text_alone() -> None:
     judge = Says({"Euler": False})
     assert health.same_answer(judge, "Who?", "Euler", "him").kind == "wrong"
     assert judge.asked == [(f'{health.SAME}"Euler"', "Who?", "him")]
+
+
+class NoRunner:
+    def run(self, program: str, given: bytes, seconds: float) -> Finished:
+        raise AssertionError("nothing is run")
+
+
+@pytest.mark.parametrize("wanted", ["[1", "[" * 100_000, ""])
+def test_damaged_cases_are_named_before_anything_is_asked(tmp_path: Path, wanted: str) -> None:
+    case = {"input": "1", "output": wanted, "testtype": "functional"}
+    row = {
+        "question_id": "1",
+        "question_content": "?",
+        "public_test_cases": json.dumps([case]),
+        "private_test_cases": "[]",
+        "metadata": '{"func_name": "f"}',
+    }
+    with pytest.raises(DataError, match="is not JSON"):
+        read(
+            SUITES["livecodebench"],
+            [lines(tmp_path / "l.jsonl", [row])],
+            Graders(runner=NoRunner()),
+        )
+
+
+def test_a_tolerance_that_is_none(tmp_path: Path) -> None:
+    row = {
+        "task_id": "1",
+        "prompt": "def f(x):",
+        "entry_point": "f",
+        "canonical_solution": " return x",
+        "base_input": [[1]],
+        "plus_input": [],
+        "atol": "close",
+    }
+    with pytest.raises(DataError, match="'atol' must be a number"):
+        read(SUITES["humaneval"], [lines(tmp_path / "h.jsonl", [row])], Graders(runner=NoRunner()))

@@ -311,8 +311,9 @@ def _say_costs(options: Options, trials: Sequence[Trial]) -> None:
     from ossia.evals.results import read_results
 
     records: list[Record] = []
-    if options.out is not None and options.out.exists():
-        records = read_results(options.out)[1]
+    path = _out(options) if options.suite else options.out
+    if path is not None and path.exists():
+        records = read_results(path)[1]
     print(costs(options.suite or "tasks", options.model, trials, records, options.speed))
 
 

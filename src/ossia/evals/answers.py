@@ -18,7 +18,7 @@ from ossia.evals.reading.letters import OUTSIDE, plain_words, read_choice
 from ossia.evals.reading.numerals import read_number
 from ossia.evals.reading.plain import BOX, BOX_END, marked, without_marks
 from ossia.evals.reading.statements import Said, Why
-from ossia.evals.reading.values import Number, equal, shown, value_of
+from ossia.evals.reading.values import Number, equal, parts_of, shown
 
 Kind = Literal["right", "wrong", "unparsed", "cut", "failed"]
 KINDS: tuple[Kind, ...] = ("right", "wrong", "unparsed", "cut", "failed")
@@ -76,16 +76,19 @@ def grade_words(text: str, gold: str) -> Mark:
     """An exact answer: the same number, or the same words. Other words may mean the same, which
     only a judge can tell: they are unparsed, with the answer that was read.
     """
-    number = value_of(without_marks(marked(gold)).strip())
-    if number is not None:
+    wanted = parts_of(without_marks(marked(gold)).strip())
+    if wanted is not None and wanted[1] in ("", "."):
         said = read_number(text)
         if not said.why:
-            return right_or_wrong(equal(said.value, number), shown(said.value))
+            return right_or_wrong(equal(said.value, wanted[0]), shown(said.value))
     found = read_words(text)
     if found is None:
         return Mark("unparsed", why=REASONS["nothing"])
     if plain_words(found) == plain_words(marked(gold)) or _bare(found) == _bare(marked(gold)):
         return right_or_wrong(True, found)
+    parts = parts_of(found)
+    if wanted and parts and wanted[1] and wanted[1] == parts[1]:  # a number with the same unit
+        return right_or_wrong(equal(parts[0], wanted[0]), found)
     return Mark("unparsed", found, why="it has other words than the right answer; a judge can tell")
 
 

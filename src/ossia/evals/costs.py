@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean
 
 from ossia.evals.card import tokens_of
 from ossia.evals.questions import Trial
+from ossia.evals.report import mean_tokens
 from ossia.evals.results import Record
 from ossia.figures import markdown_table
 from ossia.harmony import Effort
@@ -29,9 +29,9 @@ def costs(
         missing = [trial for trial in own if trial.key not in done]
         if not own:
             continue
-        seen = [record.tokens for record in records if record.effort == effort]
-        each = mean(seen) if seen else guesses[str(effort)]
-        source = "as answered so far" if seen else "guessed from the model card"
+        seen = mean_tokens([record for record in records if record.effort == effort])
+        each = guesses[str(effort)] if seen is None else seen
+        source = "guessed from the model card" if seen is None else "as answered so far"
         tokens = each * len(missing)
         total += tokens
         rows.append(

@@ -14,6 +14,7 @@ import json
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from typing import Any, Literal
 
 from ossia.errors import RequestError
 from ossia.evals.questions import Answered, Trial
+from ossia.evals.texts import well_formed
 from ossia.harmony import DeveloperContent, Message, Role
 
 Api = Literal["chat", "responses"]
@@ -45,23 +47,40 @@ class Endpoint:
     at_once: int = 16
     pause: Callable[[float], object] = time.sleep
 
+    def __post_init__(self) -> None:
+        """Raises `RequestError` for a key that cannot be sent, without showing it."""
+        key = self.key.strip()
+        if not (key.isascii() and key.isprintable()):
+            raise RequestError(
+                "the API key holds characters that a header cannot carry; set OPENAI_API_KEY to "
+                "the key alone",
+                "key",
+            )
+        object.__setattr__(self, "key", key)
+
     def answer(self, trials: Sequence[Trial]) -> Iterator[tuple[int, Answered]]:
         """As they are finished. Who stops listening leaves what is under way."""
         waiting: SimpleQueue[int | None] = SimpleQueue()
-        finished: SimpleQueue[tuple[int, Answered]] = SimpleQueue()
+        finished: SimpleQueue[tuple[int, Answered | Exception]] = SimpleQueue()
         for index in range(len(trials)):
             waiting.put(index)
 
         def work() -> None:
             while (index := waiting.get()) is not None:
-                finished.put((index, self.one(trials[index])))
+                try:
+                    finished.put((index, self.one(trials[index])))
+                except Exception as error:  # is raised where the answer is waited for
+                    finished.put((index, error))
 
         workers = min(self.at_once, len(trials))
         for _ in range(workers):  # the program may end while a server is silent
             threading.Thread(target=work, name="ossia-ask", daemon=True).start()
         try:
             for _ in trials:
-                yield finished.get()
+                index, came = finished.get()
+                if isinstance(came, Exception):
+                    raise came
+                yield index, came
         finally:
             while not waiting.empty():
                 waiting.get()
@@ -113,15 +132,18 @@ class Endpoint:
         """Raises `RequestError` if the server cannot be asked."""
         request = urllib.request.Request(f"{self.url.rstrip('/')}/models", headers=self._headers)
         try:
-            with urllib.request.urlopen(request, timeout=30.0) as response:
+            with _OPENER.open(request, timeout=30.0) as response:
                 said = json.loads(response.read(MOST_BYTES))
-            return [str(one["id"]) for one in said["data"]]
+            names = [str(one["id"]) for one in said["data"]]
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
             raise RequestError(
                 f"{self.url} does not say which models it has: {error}; is it the address of an "
                 "OpenAI-compatible server, with /v1 at the end? Name the model with --model-name",
                 "url",
             ) from error
+        if not names:
+            raise RequestError(f"{self.url} has no models; load one into the server", "url")
+        return names
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -133,8 +155,26 @@ class Endpoint:
     def _post(self, body: Mapping[str, Any]) -> Any:
         address = f"{self.url.rstrip('/')}{PATHS[self.api]}"
         request = urllib.request.Request(address, json.dumps(body).encode(), self._headers)
-        with urllib.request.urlopen(request, timeout=SILENCE) as response:
+        with _OPENER.open(request, timeout=SILENCE) as response:
             return json.loads(response.read(MOST_BYTES))
+
+
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    """Questions and the key go to the server that was named, and to no other."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        old = urllib.parse.urlsplit(req.full_url)
+        new = urllib.parse.urlsplit(newurl)
+        is_less_safe = old.scheme == "https" and new.scheme != "https"
+        if is_less_safe or new.hostname != old.hostname or new.port != old.port:
+            why = f"it redirects to {new.scheme}://{new.netloc}, which was not asked for"
+            raise urllib.error.HTTPError(req.full_url, code, why, headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_SameHost)
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
@@ -157,7 +197,7 @@ def _wire(message: Message) -> dict[str, str]:
 def _read(api: Api, said: Any) -> Answered:
     try:
         return _read_chat(said) if api == "chat" else _read_responses(said)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError, AttributeError) as error:
         return Answered(error=f"the server's answer is not one of this API: {error!r}")
 
 
@@ -166,13 +206,22 @@ def _read_chat(said: Any) -> Answered:
     usage = said.get("usage") or {}
     details = usage.get("completion_tokens_details") or {}
     return Answered(
-        choice["message"].get("content") or "",
+        _text(choice["message"].get("content")),
         (),
         "length" if choice.get("finish_reason") == "length" else "stop",
         int(usage.get("completion_tokens") or 0),
         int(details.get("reasoning_tokens") or 0),
         int(usage.get("prompt_tokens") or 0),
     )
+
+
+def _text(content: Any) -> str:
+    """Text, or a list of parts of which some are text."""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part.get("type") == "text")
+    if content is not None and not isinstance(content, str):
+        raise TypeError(f"content is {type(content).__name__}, not text")
+    return well_formed(content or "")
 
 
 def _read_responses(said: Any) -> Answered:
@@ -187,7 +236,7 @@ def _read_responses(said: Any) -> Answered:
     details = usage.get("output_tokens_details") or {}
     why = (said.get("incomplete_details") or {}).get("reason")
     return Answered(
-        "".join(texts),
+        well_formed("".join(texts)),
         (),
         "length" if why == "max_output_tokens" else "stop",
         int(usage.get("output_tokens") or 0),

@@ -11,12 +11,14 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ossia.errors import DataError
+from ossia.evals.texts import well_formed
 
 LONGEST_FIELD = 1 << 30  # characters of a CSV field: private tests are large
 MOST_NAMED = 5  # bad lines in an error
@@ -60,7 +62,7 @@ class Row:
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             kind = type(value).__name__
             raise DataError(f"{self.where}: {names[0]!r} must be text, found {kind}", names[0])
-        return str(value)
+        return well_formed(str(value))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -72,7 +74,7 @@ def read_rows(path: Path) -> list[Row]:
     if data.startswith(GZIP):
         try:
             data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path} is a damaged gzip file: {error}", "file") from error
     rows = list(_rows(path, data))
     if not rows:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from ossia.errors import ConfigError, RequestError
 from ossia.evals import card
-from ossia.evals.report import scores
+from ossia.evals.report import mean_tokens, scores
 from ossia.evals.results import Record
 from ossia.evals.stats import Score
 from ossia.files import beside
@@ -48,8 +47,9 @@ class Line:
     def of(cls, name: str, records: Sequence[Record]) -> Line:
         points = {}
         for effort, found in scores(records).items():
-            tokens = [record.tokens for record in records if record.effort == effort]
-            points[effort] = (max(1.0, mean(tokens)), found)
+            tokens = mean_tokens([record for record in records if record.effort == effort])
+            if tokens is not None:
+                points[effort] = (max(1.0, tokens), found)
         return cls(name, points)
 
 

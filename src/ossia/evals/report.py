@@ -41,13 +41,15 @@ def scores(records: Sequence[Record]) -> dict[str, Score]:
 
 def table(records: Sequence[Record]) -> str:
     """A row for each effort: the score with its interval, and its bounds where these differ."""
-    head = ["effort", "score (95%) [bounds]", *KINDS, "tokens", *_repeat_head(records)]
+    count = _repeats(records)
+    head = ["effort", "score (95%) [bounds]", *KINDS, "tokens", *_repeat_head(count)]
     rows = []
     for effort, found in scores(records).items():
         own = [record for record in records if record.effort == effort]
         counts = [str(found.counts[kind]) for kind in KINDS]
-        tokens = f"{mean(record.tokens for record in own):.0f}"
-        rows.append([effort, str(found), *counts, tokens, *_repeat_cells(own)])
+        length = mean_tokens(own)
+        tokens = "-" if length is None else f"{length:.0f}"
+        rows.append([effort, str(found), *counts, tokens, *_repeat_cells(own, count)])
     return markdown_table(head, rows)
 
 
@@ -55,15 +57,22 @@ def _repeats(records: Sequence[Record]) -> int:
     return max(Counter((record.question, record.effort) for record in records).values(), default=0)
 
 
-def _repeat_head(records: Sequence[Record]) -> list[str]:
-    count = _repeats(records)
+def mean_tokens(records: Sequence[Record]) -> float | None:
+    """Of the answers that there are: one that failed has no length."""
+    lengths = [record.tokens for record in records if record.kind != "failed"]
+    return mean(lengths) if lengths else None
+
+
+def _repeat_head(count: int) -> list[str]:
     return [f"pass@{count}", f"maj@{count}"] if count > 1 else []
 
 
-def _repeat_cells(records: Sequence[Record]) -> list[str]:
-    count = _repeats(records)
+def _repeat_cells(records: Sequence[Record], count: int) -> list[str]:
+    """At an effort with fewer repeats these numbers would be others."""
     if count < 2:
         return []
+    if _repeats(records) < count:
+        return ["-", "-"]
     marks = marks_of(records)
     return [_percent(pass_at_k(marks, count)), _percent(majority(marks))]
 
@@ -147,7 +156,7 @@ def as_json(header: Header, records: Sequence[Record]) -> dict[str, Any]:
             "counts": dict(found.counts),
             "questions": found.questions,
             "repeats": count,
-            "mean_tokens": mean(record.tokens for record in own),
+            "mean_tokens": mean_tokens(own),
             "pass_at_k": {str(k): pass_at_k(marks, k) for k in range(1, count + 1)},
             "majority": majority(marks),
         }

@@ -20,6 +20,7 @@ from typing import IO, Any
 from ossia.errors import DataError, RequestError
 from ossia.evals.answers import KINDS, Kind, Mark
 from ossia.evals.questions import Answered, Trial
+from ossia.evals.texts import well_formed
 from ossia.files import replace_file
 from ossia.harmony import Effort
 
@@ -187,14 +188,14 @@ class Results:
         whole = data.rfind(b"\n") + 1
         if not whole and not self.header.line.encode().startswith(data):
             raise DataError(f"{self.path} is not a file of answers; give another with --out", "out")
+        if whole:  # nothing is taken off a file of somebody else's
+            found, records = _parsed(self.path, data[:whole])
+            _check_same(self.path, found, self.header)
+            self._records = {record.key: record for record in records}
         if whole < len(data):
             os.truncate(self.path, whole)
         if not whole:
             self._write(self.header.line)
-            return
-        found, records = _parsed(self.path, data[:whole])
-        _check_same(self.path, found, self.header)
-        self._records = {record.key: record for record in records}
 
 
 def read_results(path: Path) -> tuple[Header, list[Record]]:
@@ -262,4 +263,4 @@ def _check_same(path: Path, found: Header, wanted: Header) -> None:
 
 
 def _line(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    return well_formed(json.dumps(value, ensure_ascii=False)) + "\n"

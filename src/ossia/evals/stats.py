@@ -15,9 +15,11 @@ from math import comb
 import numpy as np
 
 from ossia.evals.answers import KINDS, Kind, Mark
+from ossia.figures import wilson
 
 DRAWS = 10_000
 AT_ONCE = 1 << 22  # drawn questions that are held in memory
+FEWEST = 5  # questions by which two models can be told apart
 SEED = 20_250_805
 INSIDE = (2.5, 97.5)  # percent
 Interval = tuple[float, float]
@@ -96,10 +98,12 @@ def _bounds(marks: Marks) -> Interval:
 
 def interval(values: Sequence[float]) -> Interval:
     """Of the mean, by drawing as many of `values` as there are, with replacement (Efron 1979).
-    (0, 1) if there are none.
+    Where all are equal, Wilson's, since every draw would be the same. (0, 1) if there are none.
     """
     if not len(values):
         return 0.0, 1.0
+    if min(values) == max(values):
+        return wilson(_cut(values[0]), len(values))
     low, high = np.percentile(_drawn_means(values), INSIDE)
     return _cut(float(low)), _cut(float(high))
 
@@ -149,8 +153,11 @@ def pass_at_k(marks: Marks, k: int) -> float | None:
 
 def majority(marks: Marks) -> float | None:
     """How often the answer that most repeats give is right; of several with as many votes, each is
-    taken as often as the others. An answer that was not read has no vote.
+    taken as often as the others. An answer that was not read has no vote. None where nothing is
+    voted on.
     """
+    if not any(mark.answer for repeats in marks.values() for mark in repeats):
+        return None  # such answers are not read as one of several
     values = [_vote(repeats) for repeats in marks.values() if _is_voted(repeats)]
     return sum(values) / len(values) if values else None
 
@@ -183,9 +190,11 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval leaves out 0; of few questions, bootstrap intervals are too narrow
+        to tell.
+        """
         low, high = self.interval
-        return low > 0 or high < 0
+        return self.questions >= FEWEST and (low > 0 or high < 0)
 
     def __str__(self) -> str:
         low, high = self.interval

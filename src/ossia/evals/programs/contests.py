@@ -18,6 +18,7 @@ from ossia.evals.files import Row
 from ossia.evals.programs.functions import NO_CODE, Runner, call, code_of, same
 from ossia.evals.programs.packed import unpacked
 from ossia.evals.questions import Answered, Question
+from ossia.evals.texts import well_formed
 from ossia.harmony import Message, Role
 
 SECONDS_A_CASE = 6.0
@@ -31,11 +32,15 @@ STARTS = "Begin with this:\n\n```python\n{starter}\n```\n\n"
 
 @dataclass(frozen=True)
 class Case:
-    """`given` and `wanted`: what is read and written, or arguments and result as JSON."""
+    """`given` and `wanted`: what is read and written, or arguments and result as JSON; these are
+    also in `arguments` and, as `harness.plain` writes it, in `result`.
+    """
 
     given: str
     wanted: str
     is_call: bool
+    arguments: tuple[Any, ...] = ()
+    result: Any = None
 
 
 def contest_question(row: Row, runner: Runner) -> Question:
@@ -79,15 +84,13 @@ def wrong_in(
         if done.reason or done.status:
             return done.reason or f"the process ended with {done.status}"
         return "" if same_output(case.wanted, done.out) else "it writes something else"
-    arguments = [json.loads(line) for line in case.given.split("\n") if line.strip()]
-    found = call(runner, code, entry, [arguments], SECONDS_A_CASE)
+    found = call(runner, code, entry, [list(case.arguments)], SECONDS_A_CASE)
     if isinstance(found, str):
         return found
     ended, value = found[0]
     if ended != "returned":
         return str(value)
-    wanted = _as_plain(json.loads(case.wanted))
-    return "" if same(wanted, value, kinds=False) else "it returns something else"
+    return "" if same(case.result, value, kinds=False) else "it returns something else"
 
 
 def same_output(wanted: str, found: str) -> bool:
@@ -149,6 +152,18 @@ def _cases(row: Row, name: str) -> list[Case]:
     for one in value if isinstance(value, list) else []:
         if not isinstance(one, Mapping) or not {"input", "output"} <= set(one):
             raise DataError(f"{row.where}: a case of {name!r} needs input and output", name)
-        is_call = one.get("testtype") == "functional"
-        cases.append(Case(str(one["input"]), str(one["output"]), is_call))
+        cases.append(_case(row, name, one))
     return cases
+
+
+def _case(row: Row, name: str, one: Mapping[str, Any]) -> Case:
+    given = well_formed(str(one["input"]))
+    wanted = well_formed(str(one["output"]))
+    if one.get("testtype") != "functional":
+        return Case(given, wanted, False)
+    try:
+        arguments = [json.loads(line) for line in given.split("\n") if line.strip()]
+        result = _as_plain(json.loads(wanted))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{row.where}: a case of {name!r} is not JSON: {error}", name) from error
+    return Case(given, wanted, True, tuple(arguments), result)

@@ -2,7 +2,9 @@
 
 HumanEval+ and MBPP+ (arXiv 2305.01210): the function, called with the inputs of the file, must
 return what the file's own solution returns; or it must pass the file's `test`. What an answer's
-code prints is never believed: results come behind a word that it is not told.
+code prints is not taken for results, which come behind a word. That stops accidents, not intent:
+the code runs in the process that has the word. Where it is called with inputs it would still have
+to know what is right; a `test` it can pretend to have passed, so don't train against one.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 import secrets
 import threading
 from collections.abc import Sequence
@@ -21,6 +24,7 @@ from ossia.errors import DataError
 from ossia.evals.answers import Mark, right_or_wrong
 from ossia.evals.files import Row
 from ossia.evals.questions import Answered, Question
+from ossia.evals.texts import well_formed
 from ossia.harmony import Message, Role
 from ossia.tools.sandbox import Finished, Job, Limits, Rung, choose, run
 
@@ -33,6 +37,8 @@ FUNCTION_PROMPT = (
     "Complete this Python function.\n\n```python\n{prompt}\n```\n\nAnswer with one block of code "
     "that holds the whole function and all that it needs."
 )
+PYTHON = ("python", "python3", "py")
+LONGEST = 100_000  # bytes of a program that can be an argument of a command
 NO_CODE = "it holds no code"
 Ended = Literal["returned", "raised", "missing"]
 
@@ -61,9 +67,19 @@ class Sandboxed:
         given: bytes,
         seconds: float,
     ) -> Finished:
+        if why := _unfit(program):
+            return Finished("", "", 1, why)
         limits = Limits(memory=MEMORY, cpu_seconds=math.ceil(seconds) + 1)
         job = Job((self._rung.python, "-I", "-c", program), limits=limits)
         return run(self._rung, job, seconds=seconds, given=given, most=MOST_OUTPUT)
+
+
+def _unfit(program: str) -> str:
+    """Why a program cannot be the argument of a command; "" if it can."""
+    data = program.encode("utf-8", "surrogatepass")
+    if well_formed(program) != program or b"\0" in data:
+        return "the program is no text: it holds a zero byte or half a character"
+    return f"the program is longer than {LONGEST} bytes" if len(data) > LONGEST else ""
 
 
 # ---- code in a text ------------------------------------------------------------------------------
@@ -71,20 +87,26 @@ class Sandboxed:
 
 def code_of(text: str, entry: str = "") -> str | None:
     """The last block of code; of several, the last that defines `entry`; or the text, if it is
-    Python itself.
+    Python itself. Blocks that are labelled as Python come first, then those without a label, which
+    may be sample output, then the others.
     """
-    blocks = _blocks(text)
-    defining = [block for block in blocks if entry and f"def {entry}" in block]
-    if defining:
-        return defining[-1]
-    if blocks:
-        return blocks[-1]
+    groups = [group for group in _blocks(text) if group]
+    for group in groups:
+        defining = [block for block in group if entry and defines(block, entry)]
+        if defining:
+            return defining[-1]
+    if groups:
+        return groups[0][-1]
     return text if _is_python(text) else None
 
 
-def _blocks(text: str) -> list[str]:
-    """What stands between lines of ```, the last one open or not. Blocks of another language are
-    left out if there is one of Python's, or of none.
+def defines(code: str, entry: str) -> bool:
+    return re.search(rf"\bdef\s+{re.escape(entry)}\s*\(", code) is not None
+
+
+def _blocks(text: str) -> list[list[str]]:
+    """What stands between lines of ```, the last one open or not: of Python, of no language, of
+    another.
     """
     found: list[tuple[str, str]] = []
     language = ""
@@ -96,14 +118,22 @@ def _blocks(text: str) -> list[str]:
                 inside.append(line)
         elif inside is None:
             inside = []
-            language = mark.strip("`").strip().lower()
+            language = mark.strip("`").strip().lower().partition(" ")[0]
         else:
             found.append((language, "\n".join(inside)))
             inside = None
     if inside:
         found.append((language, "\n".join(inside)))
-    ours = [block for language, block in found if language in ("", "python", "python3", "py")]
-    return ours or [block for _, block in found]
+    groups: list[list[str]] = [[], [], []]
+    for language, block in found:
+        groups[_rank(language)].append(block)
+    return groups
+
+
+def _rank(language: str) -> int:
+    if language in PYTHON:
+        return 0
+    return 2 if language else 1
 
 
 def _is_python(text: str) -> bool:
@@ -157,14 +187,13 @@ class _Function:
         inputs = [*_inputs(row, "base_input"), *_inputs(row, "plus_input")]
         if not inputs:
             raise DataError(f"{row.where}: there are no inputs", "base_input")
-        tolerance = row.get("atol")
         return cls(
             runner,
             prompt,
             row.text("entry_point"),
             prompt + row.text("canonical_solution", "code"),
             inputs,
-            float(tolerance) if tolerance else 0.0,
+            _tolerance(row),
         )
 
     def grade(self, answered: Answered) -> Mark:
@@ -174,7 +203,7 @@ class _Function:
         right = self._expected()
         if isinstance(right, str):
             return Mark("failed", why=right)
-        if f"def {self.entry}" not in code:
+        if not defines(code, self.entry):
             code = self.prompt + code
         found = call(self.runner, code, self.entry, self.inputs, SECONDS_A_FUNCTION)
         if isinstance(found, str):
@@ -193,6 +222,17 @@ class _Function:
                 return "the file's own solution returns nothing"
             self._right = found
             return found
+
+
+def _tolerance(row: Row) -> float:
+    value = row.get("atol") or 0.0
+    try:
+        found = float(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{row.where}: 'atol' must be a number, found {value!r}", "atol") from error
+    if not 0.0 <= found < math.inf:
+        raise DataError(f"{row.where}: 'atol' must be a number from 0, found {value!r}", "atol")
+    return found
 
 
 def _inputs(row: Row, name: str) -> list[Any]:
@@ -233,7 +273,7 @@ class _Test:
         code = code_of(answered.final, self.entry)
         if code is None:
             return Mark("unparsed", why=NO_CODE)
-        if self.entry and f"def {self.entry}" not in code:
+        if self.entry and not defines(code, self.entry):
             code = self.prompt + code
         checked = f"{code}\n\n{self.test}\n"
         if self.entry and "def check(" in self.test:
@@ -278,6 +318,8 @@ def same(
     """Of two values as `harness.plain` writes them: equal, floats within a tolerance. `kinds`:
     whether a tuple differs from a list.
     """
+    if right == found:
+        return True
     numbers = [_number_of(right), _number_of(found)]
     if numbers[0] is not None and numbers[1] is not None:
         return _close(numbers[0], numbers[1], tolerance)
@@ -290,14 +332,29 @@ def same(
         return abs(complex(right[1]) - complex(found[1])) <= max(tolerance, CLOSE)
     if kind not in ("list", "tuple", "set", "dict") or len(right[1]) != len(found[1]):
         return False
-    if kind == "dict":
-        right_parts = [part for pair in right[1] for part in pair]
-        found_parts = [part for pair in found[1] for part in pair]
-    else:
-        right_parts = right[1]
-        found_parts = found[1]
-    pairs = zip(right_parts, found_parts, strict=True)
+    pairs = zip(_parts(right), _parts(found), strict=True)
     return all(same(one, other, tolerance, kinds=kinds) for one, other in pairs)
+
+
+def _parts(value: Any) -> list[Any]:
+    """Of a collection; a set's and a dict's in an order in which 2.0 stands where 2 would."""
+    kind, parts = value
+    if kind == "dict":
+        return [part for pair in sorted(parts, key=_place) for part in pair]
+    return sorted(parts, key=_place) if kind == "set" else list(parts)
+
+
+def _place(value: Any) -> str:
+    return json.dumps(_canonical(value))
+
+
+def _canonical(value: Any) -> Any:
+    number = _number_of(value)
+    if isinstance(number, float) and number.is_integer():
+        return ["int", str(int(number))]
+    if number is not None:
+        return ["int", str(number)] if isinstance(number, int) else value
+    return [_canonical(one) for one in value] if isinstance(value, list) else value
 
 
 def _number_of(value: Any) -> int | float | None:
@@ -317,8 +374,15 @@ def _close(
 ) -> bool:
     if isinstance(right, int) and isinstance(found, int):
         return right == found
-    if math.isnan(right) or math.isnan(found):
-        return math.isnan(right) and math.isnan(found)
+    if right != right or found != found:
+        return right != right and found != found  # not a number
     if right == found:
         return True
-    return abs(right - found) <= max(tolerance, CLOSE, CLOSE * abs(right))
+    try:
+        wanted = float(right)
+        other = float(found)
+    except OverflowError:
+        return False  # a whole number beyond every float
+    if math.isinf(wanted) or math.isinf(other):
+        return False
+    return abs(wanted - other) <= max(tolerance, CLOSE, CLOSE * abs(wanted))

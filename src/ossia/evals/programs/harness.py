@@ -1,7 +1,8 @@
 """Runs inside the sandbox: calls a function of somebody's code, and says what came of it.
 
     stdin   {"code": ..., "entry": ..., "inputs": [[argument, ...], ...], "word": ...}
-    stdout  what was returned for each input, as JSON behind a word that the code is not told
+    stdout  what was returned for each input, as JSON behind a word, so that nothing which
+            the code prints is taken for it; code that looks for the word in this process finds it
 
 Stands alone: it is sent as text, and imports nothing of the package.
 """

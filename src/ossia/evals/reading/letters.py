@@ -44,6 +44,11 @@ _IS_RIGHT = re.compile(
     r"\s*[が是]?(?:正解|正确)",
     re.IGNORECASE,
 )
+# A clause about a choice: "B is for acids".
+_IS_ABOUT = re.compile(
+    r"\s+(?:is|are|was|were|has|have|can|could|does|gives?|may|might)\b(?!.*\b(?:correct|right|true|answer)\b)",
+    re.IGNORECASE,
+)
 _NO_MORE = re.compile(r"[\s.:;!?\"'*_)]*$")
 _IS = re.compile(r"\s+is\b")
 _LOWER = re.compile(r"\s+[a-z]")
@@ -75,6 +80,8 @@ class LetterReader:
     def stated(self, clause: str, strict: bool) -> Sequence[str]:
         head = self._head(clause)
         if head is not None:
+            if strict and _IS_ABOUT.match(clause, head.end):
+                return []
             return self._with_joined(clause, head)
         if strict:
             return []
@@ -206,12 +213,14 @@ def _starts(clause: str, at: int) -> list[int]:
 
 # ---- by their words ------------------------------------------------------------------------------
 
-_NOT_WORDS = re.compile(r"[^\w.%/+-]+")
+_NOT_WORDS = re.compile(r"[^\w.%/+<>=≤≥≠-]+")
+_RELATIONS = re.compile(r"([<>=≤≥≠])")
 
 
 def plain_words(text: str) -> str:
-    """Lower case, single blanks, also around it, and no punctuation."""
-    words = _NOT_WORDS.sub(" ", without_marks(text).lower()).split()
+    """Lower case, single blanks, also around it, and no punctuation but signs of relations."""
+    spread = _RELATIONS.sub(r" \1 ", without_marks(text).lower())
+    words = _NOT_WORDS.sub(" ", spread).split()
     kept = [word.strip(".") for word in words]
     return f" {' '.join(word for word in kept if word)} "
 
@@ -220,9 +229,11 @@ class WordsReader:
     """Finds choices by their texts. See `statements.Reader`."""
 
     def __init__(self, letters: str, choices: Sequence[str]) -> None:
+        texts = [plain_words(marked(choice)) for choice in choices]
         self.by_words = {
-            plain_words(without_marks(marked(choice))): letter
-            for letter, choice in zip(letters, choices, strict=True)
+            text: letter
+            for letter, text in zip(letters, texts, strict=True)
+            if texts.count(text) == 1  # what two choices share names neither
         }
 
     def stated(self, clause: str, strict: bool) -> Sequence[str]:

@@ -14,7 +14,7 @@ from ossia.evals.reading.values import Number, Read, read_chain, shown, value_of
 
 OTHER = Fraction(-1, 7)  # stands for a second number that was named in the same breath
 _FILLER = re.compile(
-    r"(?:[\s\"'*_:=~#>|\[≈.,]+|\b(?:the|is|it's|it|that|be|are|was|would|should|must|will|correct|"
+    r"(?:[\s\"'*_:=~#>|\[≈.,€£¥₹]+|\bUS(?=\d)|\b(?:USD|EUR|GBP)(?=\s*\d)|\b(?:the|is|it's|it|that|be|are|was|would|should|must|will|correct|"
     r"final|answer|therefore|thus|hence|so|simply|just|exactly|precisely|equal|equals|to|indeed|"
     r"clearly|definitely|i|we|think|believe|get|have|obtain|value|number|result|sum|total|of|"
     r"approximately|about|around|integer|also|equivalently|likely|most|a|an|option|yes|only|"
@@ -30,6 +30,10 @@ _LABEL = re.compile(r"\s*\(?(?:step|case|part|page|line|problem|question|equatio
 _IS_ANSWER = re.compile(
     r"\W*(?:is|are)\s+(?:\w+\s+){0,3}(?:answer|correct|right|solution|result)\b", re.IGNORECASE
 )
+_NEGATIVE = re.compile(r"\s*(?:minus|negative)\s+", re.IGNORECASE)
+_FACTORIAL = re.compile(r"(\d+)!\s*$")
+# A clause about a number: "26 is too large".
+_IS_ABOUT = re.compile(r"\s+(?:is|was|has|would|gives)\b(?!.*\b(?:correct|right|answer)\b)", re.I)
 _UNIT_WORDS = 4  # that may follow a number which is the whole of a clause
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
@@ -47,7 +51,7 @@ class NumberReader:
     """See `statements.Reader`."""
 
     def stated(self, clause: str, strict: bool) -> Sequence[Number]:
-        at_start = self._at_start(clause)
+        at_start = self._at_start(clause, strict)
         if at_start or strict:
             return at_start
         return self._after_last_sign(clause)
@@ -61,7 +65,8 @@ class NumberReader:
         return [] if strict else self._after_last_sign(clause)
 
     def whole(self, text: str) -> Sequence[Number]:
-        said = decide(text, self.stated)
+        # In a box a `!` is no exclamation mark.
+        said = decide(_FACTORIAL.sub(r"(\1!)", text), self.stated)
         if said.why == "nothing":
             return []
         return [OTHER, OTHER / 2] if said.why else [said.value]
@@ -73,11 +78,14 @@ class NumberReader:
         """The last one, or a line that is a number and nothing else."""
         return is_last or (sentence.strip()[-1:].isalnum() and value_of(sentence) is not None)
 
-    def _at_start(self, clause: str) -> Sequence[Number]:
+    def _at_start(self, clause: str, strict: bool) -> Sequence[Number]:
         for at in (_past_signs(clause), _past_filler(clause)):
             read = _read(clause[at:])
-            if read is not None:
-                return _values(clause[at:], read)
+            if read is None:
+                continue
+            if strict and _IS_ABOUT.match(clause, at + read.end):
+                return []
+            return _values(clause[at:], read)
         return []
 
     def _after_last_sign(self, clause: str) -> Sequence[Number]:
@@ -95,6 +103,9 @@ class NumberReader:
 def _read(text: str) -> Read | None:
     if _LABEL.match(text):
         return None
+    if sign := _NEGATIVE.match(text):
+        read = read_chain(text[sign.end() :]) or _read_words(text[sign.end() :])
+        return None if read is None else Read(-read.value, sign.end() + read.end, read.clean)
     return read_chain(text) or _read_words(text)
 
 
@@ -115,7 +126,7 @@ def _is_all(text: str, read: Read) -> bool:
 
 
 def _past_signs(text: str) -> int:
-    return len(text) - len(text.lstrip(" \t\"'*_:=~#>|[≈"))
+    return len(text) - len(text.lstrip(" \t\"'*_:=~#>|[≈€£¥₹"))
 
 
 def _past_filler(text: str) -> int:

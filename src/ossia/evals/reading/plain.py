@@ -37,6 +37,8 @@ _FORMS = {
     "\u2010": "-",
     "\u2011": "-",
     "\ufe63": "-",
+    "\u207b": "-",  # raised
+    "\u207a": "+",
     "\u00d7": "*",
     "\u22c5": "*",
     "\u00b7": "*",
@@ -67,6 +69,9 @@ _FORMS = {
     "\u3000": " ",
     "\ufeff": "",
 }
+_RAISED_SIGNS = "\u207a\u207b"
+_WIDE_COMMA = re.compile(r"(?<=\d)\uff0c(?=\d{3}(?!\d))")
+_REPEATING = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\(?:overline|bar)\{(\d{1,20})\}")
 _ARGUMENT_STAYS = words_of(
     "text mathrm mathit mathsf mathtt mathcal mathbb mathnormal textrm textit textsf texttt "
     "textup textnormal operatorname mbox hbox emph underline overline ensuremath mathop "
@@ -152,7 +157,15 @@ _GRADE_SCHOOL = "####"  # how GSM8K's solutions introduce their answer
 
 def marked(text: str) -> str:
     """The text in plain characters, with marks where it was boxed or bold."""
-    return _Writer(folded(text)).run()
+    return _Writer(_REPEATING.sub(_as_fraction, folded(text))).run()
+
+
+def _as_fraction(found: re.Match[str]) -> str:
+    """0.1\\overline{6} is (16 - 1) / 90."""
+    before = found[1] + found[2]
+    top = int(before + found[3]) - int(before or "0")
+    below = 10 ** len(found[2]) * (10 ** len(found[3]) - 1)
+    return f"\\frac{{{top}}}{{{below}}}"
 
 
 def without_marks(text: str) -> str:
@@ -168,6 +181,7 @@ def folded(text: str) -> str:
     """
     if text.isascii():
         return text
+    text = _WIDE_COMMA.sub(",", text)
     out = []
     raised = False  # in a run of superscripts
     for char in text:
@@ -184,6 +198,8 @@ def folded(text: str) -> str:
 
 
 def _is_raised(char: str) -> bool:
+    if char in _RAISED_SIGNS:
+        return True
     form = unicodedata.decomposition(char)
     return form.startswith("<super>") and unicodedata.digit(char, None) is not None
 

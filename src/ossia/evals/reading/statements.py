@@ -79,6 +79,17 @@ _CUE_WORDS = (
 )
 _CUE = re.compile(_CUE_WORDS, re.IGNORECASE)
 _NO_CUE = re.compile(r"\s*(?:choices?|options?|keys?|sheets?|format|form)\b", re.IGNORECASE)
+# Before "answer": a wrong one, or what others do.
+_OTHERS = re.compile(
+    r"\b(?:incorrect|wrong|false|tempting|common|typical|naive|often|usually|sometimes|commonly|"
+    r"students|people|many|some|others|to|would|might|could|not)\s+$",
+    re.IGNORECASE,
+)
+_HEARSAY = re.compile(
+    r"\W*(?:(?:many|most|some)\s+)?(?:students|people|candidates|others|many|some)\s+(?:\w+\s+)?"
+    r"(?:answer|choose|pick|select|say|think|believe|guess)\b(?!.*\b(?:but|however|correct)\b)",
+    re.IGNORECASE,
+)
 _CONNECTOR = re.compile(r"(?:\(s\))?[\s\"')\]]*(?::|=>|=|≈|[-–—](?=\s)|是|为|は|는|은)[\s\"']*")
 _VERB = re.compile(
     r"\b(?:is|are|be|was|equals?|comes? out (?:to|as)|turns? out to be|ist|lautet|es|est|é|è|"
@@ -132,9 +143,10 @@ _WORDS: dict[Role, tuple[str, ...]] = {
 }
 _ROLES: dict[str, Role] = {word: role for role, words in _WORDS.items() for word in words}
 _BREAK = re.compile(
-    r"[,;](?=\s|$)|\s[-–—](?=\s)|\((?=[A-Za-z]{2})|=>|\b(?:"
+    r"[,;](?=\s|$)|\s[–—](?=\s)|\s-(?=\s)(?!\s+(?:[\d(√π\\.]|(?-i:[b-z])\b|[A-Za-z]\s*(?:$|[-+*/^=])))|\((?=[A-Za-z]{2})|=>|\b(?:"
     + "|".join(sorted(map(re.escape, _ROLES), key=len, reverse=True))
-    + r")\b",
+    # "when divided by 7" is a part of the sentence
+    + r")\b(?<!when(?=\s+(?:\S+\s+is\s+)?divided\b))",
     re.IGNORECASE,
 )
 
@@ -156,14 +168,37 @@ def commitment(text: str, reader: Reader) -> Said:
         return boxed
     if said.why == "nothing":
         said = boxed
+        where = box_place
     elif not said.why and not boxed.why and box_place > where and boxed.value != said.value:
         return boxed if last_turn > where else Said(why="several")
     if said.why != "nothing":
+        if not said.why and last_turn > max(where, box_place):
+            return _turned(plain[last_turn], reader) or said
         return said
     said = _bold(sentences, plain, reader)
     if said.why != "nothing":
         return said
     return _lone(plain, reader)
+
+
+def _turned(sentence: str, reader: Reader) -> Said | None:
+    """What a correction without the word "answer" puts in place of what was said."""
+    begin = _CORRECTS.match(sentence)
+    if begin is None or sentence.rstrip().endswith("?"):
+        return None
+    said = decide(sentence[begin.end() :], lambda clause, _: reader.stated(clause, True))
+    return None if said.why == "nothing" else said
+
+
+# "Wait, it should be D", "Actually, B"
+_CORRECTS = re.compile(
+    r"\W*(?:(?:oh|hmm|no|but|sorry)\W+)*(?:wait|actually|correction|sorry|scratch that|"
+    r"on second thought)\W+"
+    r"(?:(?:no|actually|sorry)\W+)*"
+    r"(?:(?:it|that|this)(?:'s|\s+is|\s+(?:should|must|has\s+to|would)\s+be)\s+|make\s+(?:that|it)\s+|"
+    r"i\s+mean[t]?\s+)?",
+    re.IGNORECASE,
+)
 
 
 def _agreed(stated: Sequence[_Stated], last_turn: int) -> Said:
@@ -189,9 +224,29 @@ def _all_stated(plain: Sequence[str], reader: Reader) -> Iterator[_Stated]:
         if sentence.rstrip().endswith("?"):
             continue
         for region, is_final in _regions(place, plain):
-            said = decide(region, reader.stated)
+            said = _stated_in(region, reader)
             if said.why != "nothing":
                 yield _Stated(place, said, is_final)
+
+
+def _stated_in(region: str, reader: Reader) -> Said:
+    label = _LABEL.match(region)
+    if label is not None and not _NO_REASON.match(region, label.end()):
+        said = decide(label[0].rstrip(": "), reader.stated)
+        if not said.why:
+            return said  # what follows is its reason, or its own text
+    return decide(region, reader.stated)
+
+
+# "C: A and B fail", "D) none of A, B or C"
+_LABEL = re.compile(
+    r"\s*[\"'(\[]*[^\s:()]{1,12}[)\]\"']*(?::\s+(?=\D)|[.)]\s+(?=(?:none|all|both|neither|only)\b))",
+    re.IGNORECASE,
+)
+_NO_REASON = re.compile(
+    r"\W*(?:(?:it|that|this|which)\s+)?(?:is\s+)?(?:wrong|incorrect|false|no|not|wait|or|maybe|perhaps)\b",
+    re.I,
+)
 
 
 def _regions(place: int, plain: Sequence[str]) -> Iterator[tuple[str, bool]]:
@@ -200,15 +255,18 @@ def _regions(place: int, plain: Sequence[str]) -> Iterator[tuple[str, bool]]:
     cues = list(_CUE.finditer(sentence))
     ends = [cue.start() for cue in cues[1:]] + [len(sentence)]
     for cue, end in zip(cues, ends, strict=False):
-        if _NO_CUE.match(sentence, cue.end()):
-            continue
         before = sentence[max(0, cue.start() - BEFORE_CUE) : cue.start()]
+        if _NO_CUE.match(sentence, cue.end()) or _OTHERS.search(before):
+            continue
         is_final = _FINAL.search(before) is not None
         region = _region(before, sentence[cue.end() : end])
-        if region is not None and not region.strip(" .*_\"'()[]") and place + 1 < len(plain):
-            region = plain[place + 1]
+        if region is not None and not region.strip(_EMPTY):
+            region = next((one for one in plain[place + 1 :] if one.strip(_EMPTY)), region)
         if region is not None:
             yield region, is_final
+
+
+_EMPTY = " \t.*_\"'()[]"
 
 
 def _region(before: str, after: str) -> str | None:
@@ -270,6 +328,8 @@ def _lone(plain: Sequence[str], reader: Reader) -> Said:
     gave_up = max((n for n, one in enumerate(solid) if _GAVE_UP.search(one)), default=-1)
     for place in speaking:
         sentence = solid[place]
+        if _HEARSAY.match(sentence):
+            continue
         is_last = place == speaking[-1]
         if place == gave_up or not reader.is_lone(sentence, is_last):
             continue
@@ -325,6 +385,8 @@ def decide(text: str, find: Find) -> Said:
         explains = explains and role != "concludes"
         if explains and value is not None:
             continue
+        if role == "alternative" and (other := _OR_ELSE.match(clause)):
+            clause = clause[other.end() :]
         doubts = _HEDGES.search(clause) is not None
         is_more = value is not None and role == ""
         found = list(dict.fromkeys(find(clause, is_more)))
@@ -385,12 +447,15 @@ def clauses(text: str) -> Iterator[tuple[Role, str]]:
             while end < len(text) and inside[end]:
                 end += 1
             note = text[begin:end]
-            if note.lower().startswith("or "):
-                yield "alternative", note[3:]
+            if other := _OR_ELSE.match(note):
+                yield "alternative", note[other.end() :]
             else:
                 yield "aside", note
             begin = min(end + 1, len(text))
     yield role, text[begin:]
+
+
+_OR_ELSE = re.compile(r"\s*(?:(?:or|maybe|perhaps|possibly|probably|could be|might be)\s+)+", re.I)
 
 
 def _parentheses(text: str) -> list[bool]:
@@ -443,6 +508,8 @@ def _sentences(text: str) -> Iterator[str]:
             begin = at + 1
         elif char in ".!?" and at >= begin:
             end = _past_closing(text, at + 1)
+            if char == "!" and _FACTORIAL.match(text, max(0, at - 1)):
+                continue
             if end >= len(text) or text[end].isspace():
                 yield text[begin:end]
                 begin = end
@@ -456,4 +523,5 @@ def _past_closing(text: str, at: int) -> int:
     return at
 
 
+_FACTORIAL = re.compile(r"[\d)]!\s*[=+*/^≈-]")  # and no exclamation mark
 _CLOSING = f"{BOLD_END}\"')]"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -21,7 +22,8 @@ DEEPEST = 40  # parentheses inside parentheses
 TOLERANCE = 1e-9  # of two values that are not both exact
 
 _NUMBER = re.compile(
-    rf"\d{{1,3}}(?:(?:,{THIN}?|[ {THIN}])\d{{3}})+(?![\d,])(?:\.\d+)?"
+    rf"\d{{1,3}}(?:(?:,{THIN}?|[ {THIN}'])\d{{3}})+(?![\d,])(?:\.\d+)?"
+    r"|\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])(?:\.\d+)?"
     r"|\d+(?:\.\d+)?|\.\d+"
 )
 _EXPONENT = re.compile(r"[eE][+-]?\d{1,3}(?![\w.])")
@@ -41,9 +43,40 @@ _SIZES = {
 }
 _SHORT_UNITS = frozenset("msgNJKVWACLhbBFTHM")  # a single letter after a number that is a unit
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
-_TEXT_AFTER = re.compile(r"[(\[](?=[A-Za-z\\]|\s*$)|[-–—](?=\s|[A-Za-z]{2})|/(?=[A-Za-z])")
+_TEXT_AFTER = re.compile(
+    r"[(\[](?=\s*$|[A-Za-z]{2}|\\pmod)|[-–—]{1,3}(?=\s*(?:[A-Za-z]{2}|[aAI]\s|$))|[–—]\s|/(?=[A-Za-z]{3})"
+)
+_NAME_AFTER = re.compile(r"\W*([A-Za-z]+)")
+# What begins a factor or an operation, and no unit.
+_OPERATIONS = words_of(
+    "choose mod modulo sqrt log ln exp sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan "
+    "gcd lcm ceil floor factorial squared cubed pi binom"
+)
+_SECANT = re.compile(r"sec\s*[(\\]")
+_OPERANDS = re.compile(
+    r"(?:plus|minus|times|over|divided\s+by|multiplied\s+by)\s+(?:[\d\\(√π]|[A-Za-z](?![A-Za-z]))",
+    re.IGNORECASE,
+)
+_COMMANDS = re.compile(
+    r"\\(?:pmod|Omega|ohm|mu|AA|square|blacksquare|Box|qed|checkmark|euro|pounds?|units?|si|SI)"
+    r"(?![A-Za-z])"
+)
+# Words of two letters that stand after a number; any other two are factors.
+_PAIRS = words_of(
+    "is in as at by if of on or so to we it be do no up us an am he me my go cm mm km kg mg ml mL "
+    "cL dL nm pm um fm dm ft yd mi lb oz hr Hz eV kJ kW kV mV mA mW MW GW kN kA Pa ms ns ps fs Ci "
+    "Bq Gy Sv mM nM pM uM cc px KB MB GB TB dB VA Wh Ah Nm Ns lx lm cd ha yr wk qt pt gr"
+)
+_TRIPLES = words_of(
+    "mol kHz MHz GHz keV MeV GeV kPa MPa atm bar psi rad deg sec min hrs mph rpm kWh ppm"
+)
+_PROOF_ENDS = "∎"
+_PRODUCT = re.compile(r"\(\s*(?:\\(?!pmod)|[A-Za-z]\s*[-+*/^])")
 _ENDS = ".,;:!?)]}|\"'°%‰€£¥…"
-_OTHER = re.compile(r"\s*(?:or|and|to|/|through|until)\s+[^\w\n]{0,3}\d")
+_OTHER = re.compile(
+    r"\s*(?:or|and|to|/|through|until)\s+(?:maybe\s+|perhaps\s+|possibly\s+)?[^\w\n]{0,3}\d"
+)
+_DASH_BEFORE = re.compile(rf"[ \t{THIN}]*[–—](?=[\d.√(])")
 
 
 def equal(found: Number, gold: Number) -> bool:
@@ -77,6 +110,12 @@ def value_of(text: str) -> Number | None:
     if read is None or not read.clean:
         return None
     return read.value
+
+
+def parts_of(text: str) -> tuple[Number, str] | None:
+    """The number that a text begins with, and all that follows it, without blanks."""
+    read = read_chain(text)
+    return None if read is None else (read.value, "".join(text[read.end :].split()))
 
 
 def read_chain(text: str) -> Read | None:
@@ -142,18 +181,45 @@ def _is_clean(text: str, end: int) -> bool:
         return False
     if solid[0] in ",.:" and rest[:1] == solid[0] and rest[1:2].isdigit():
         return False  # 25,26 and 25:26
-    if solid[0] in _ENDS or _TEXT_AFTER.match(solid):
+    if rest.startswith(("..", "…")):
+        return False  # digits are left out
+    if solid[0] in _ENDS:
         return True
-    if solid[0] == "(" and rest[0] != "(":
-        return True
-    word = _WORDS.match(solid)
     if solid[0] == "\\":
+        return _COMMANDS.match(solid) is not None
+    if not solid[0].isascii() and solid[0] not in "–—":
+        return _is_no_factor(solid[0])
+    if solid[0].isalpha():
+        return _is_unit(solid, rest[0] == solid[0])
+    if solid[0] == "(" and rest[0] != "(":
+        return _PRODUCT.match(solid) is None
+    name = _NAME_AFTER.match(solid)
+    if name is not None and name[1] in _OPERATIONS and solid[0] not in "([":
+        return False
+    return _TEXT_AFTER.match(solid) is not None
+
+
+def _is_no_factor(sign: str) -> bool:
+    """Of what is not ASCII: √, ± and θ go on with a formula, ✓ and words do not."""
+    is_greek = "\u0370" <= sign <= "\u03ff" and sign not in "\u03a9\u03bc"
+    return sign == _PROOF_ENDS or not (is_greek or unicodedata.category(sign) == "Sm")
+
+
+def _is_unit(text: str, touches: bool) -> bool:
+    """Whether the word that a text begins with may stand after a number without changing it."""
+    found = _WORDS.match(text)
+    if found is None:
         return True
-    if word is None:
-        return not solid[0].isascii()
-    if len(word[0]) > 1:
-        return not (rest[0] == solid[0] and _ORDINAL.match(rest))
-    return word[0] in _SHORT_UNITS or (word[0] == "a" and rest[0] != "a")
+    word = found[0]
+    if word.lower() in _OPERATIONS and (word != "sec" or _SECANT.match(text)):
+        return False
+    if _OPERANDS.match(text) or (touches and _ORDINAL.match(text)):
+        return False
+    if len(word) == 1:
+        return word in _SHORT_UNITS or (word == "a" and not touches)
+    if len(word) == 2:
+        return word in _PAIRS or word.isupper()
+    return len(word) > 3 or not touches or word in _TRIPLES
 
 
 def _skip(text: str, at: int) -> int:
@@ -210,6 +276,9 @@ class _Parser:
     def _signed(self, depth: int) -> Number | None:
         negative = False
         before = self.at
+        if before == 0 and (dash := _DASH_BEFORE.match(self.text)):
+            negative = True  # a dash that touches a number is written for a minus
+            self.at = dash.end()
         while (sign := self._sign("+-")) is not None:
             negative ^= sign == "-"
             if self.at - before > DEEPEST:
@@ -236,11 +305,11 @@ class _Parser:
         return _raised(value, exponent)
 
     def _exponent(self, depth: int) -> Number | None:
-        negative = self._sign("-") is not None
+        sign = self._sign("+-")
         value = self._power(depth)
         if value is None:
             return None
-        return -value if negative else value
+        return -value if sign == "-" else value
 
     def _after(self, value: Number | None) -> Number | None:
         """With a factorial; degrees and percent are units."""
@@ -330,7 +399,7 @@ class _Parser:
         return here
 
 
-_SEPARATORS = str.maketrans("", "", f", {THIN}")
+_SEPARATORS = str.maketrans("", "", f", '{THIN}")
 _PART = re.compile(r" (\d{1,4})/(\d{1,4})(?![\d/.])")
 
 
