@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
 
 import numpy as np
 
 from ossia.evals.answers import KINDS, Kind, Mark
-from ossia.figures import wilson
+from ossia.figures import pass_at, wilson
 
 DRAWS = 10_000
 AT_ONCE = 1 << 22  # drawn questions that are held in memory
@@ -125,19 +124,6 @@ def _cut(value: float) -> float:
 
 
 # ---- repeats -------------------------------------------------------------------------------------
-
-
-def pass_at(
-    k: int,
-    right: int,
-    count: int,
-) -> float:
-    """The chance that of k answers, drawn from `count` of which `right` are right, one is: 1 -
-    C(n-c, k) / C(n, k), unbiased (arXiv 2107.03374, eq. 1).
-    """
-    if not 1 <= k <= count:
-        raise ValueError(f"k must be from 1 to {count}, the number of answers; found {k}")
-    return 1.0 - comb(count - right, k) / comb(count, k)
 
 
 def pass_at_k(marks: Marks, k: int) -> float | None:
