@@ -240,7 +240,8 @@ def _stated_in(region: str, reader: Reader) -> Said:
 
 # "C: A and B fail", "D) none of A, B or C"
 _LABEL = re.compile(
-    r"\s*[\"'(\[]*[^\s:()]{1,12}[)\]\"']*(?::\s+(?=\D)|[.)]\s+(?=(?:none|all|both|neither|only)\b))",
+    r"\s*[\"'(\[]{0,3}[^\s:()\[\]\"']{1,12}[)\]\"']{0,3}"
+    r"(?::\s+(?=\D)|(?<=[.)])\s+(?=(?:none|all|both|neither|only)\b))",
     re.IGNORECASE,
 )
 _NO_REASON = re.compile(
