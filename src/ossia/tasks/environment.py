@@ -250,7 +250,8 @@ def _finite(worth: Any) -> float:
 
 def said_by(error: BaseException) -> str:
     """An error in a line, for a report: its kind and the beginning of what it says."""
-    said = " ".join(str(error).split())[:LONGEST_WHY]
+    text = str(error)
+    said = " ".join(text.split())[:LONGEST_WHY]
     kind = type(error).__name__
     return f"{kind}: {said}" if said else kind
 
