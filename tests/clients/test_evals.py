@@ -18,8 +18,8 @@ THOUGHT = "This is not 86."
 def test_inspect_ai(scripted: Callable[..., Any], case: str) -> None:
     with scripted(said("37 + 48 = 85", THOUGHT)) as served:
         got = run_script("inspect-ai", "inspect_task", case, served)
-        # over Responses inspect sends an effort for the names of OpenAI's own models only
-        effort = "high" if case == "chat" else "medium"
-        assert all(f"Reasoning: {effort}" in prompt for prompt in served.prompts)
-        assert len(served.prompts) == 3
+        # over Responses inspect first tries whether anybody answers
+        asked = [prompt for prompt in served.prompts if "37 + 48" in prompt]
+        assert len(asked) == 3
+        assert all("Reasoning: high" in prompt for prompt in asked)
     assert got == {"accuracy": 0.667, "text": "37 + 48 = 85", "reasoning": [THOUGHT]}
