@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 MOST_STEPS = 100_000  # keywords that are looked at, and what their lists and objects hold
-MOST_SECONDS = 0.1  # of this thread's processor: a busy machine changes no answer
+MOST_SECONDS = 0.3  # of this thread's processor: a busy machine changes no answer
 MOST_PROBLEMS = 3  # that are told
 LONGEST = 200  # characters of one problem
 SHORT = 32 << 10  # characters of a schema that is looked through as a whole: 6 us each
