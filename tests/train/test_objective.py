@@ -23,7 +23,7 @@ from ossia.model import Transformer
 from ossia.train.balance import Balancer
 from ossia.train.log import read_log
 from ossia.train.loop import train
-from ossia.train.objective import Normalizer, sequences, weights
+from ossia.train.objective import Normalizer, weights
 from ossia.train.run import Run
 from ossia.train.settings import Balance
 from ossia.train.step import ThreadedStep, Worker
@@ -73,12 +73,6 @@ def test_weights_of_each_normalizer() -> None:
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
     for normalizer in NORMALIZERS:
         assert weights(keep * 0, sequence, normalizer) is None
-
-
-def test_sequences_are_counted_from_zero() -> None:
-    batch = a_batch_of_groups(1)
-    own, count = sequences(batch)
-    assert own.min() == 0 and own.max() == count - 1
 
 
 # ---- a step, however it is cut ----

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ossia.data.packing import PackedBatch
-from ossia.data.samples import SEQUENCE
 from ossia.model import Transformer
 from ossia.train.losses import cross_entropy
 
@@ -130,11 +129,3 @@ def of_rows(part: PackedBatch, like: Tensor, *names: str) -> list[Tensor]:
     """These streams of a part as tensors [R], beside `like`."""
     columns = [part.streams[name] for name in names]
     return [torch.tensor(column, device=like.device) for column in columns]
-
-
-def sequences(part: PackedBatch) -> tuple[NDArray[np.int64], int]:
-    """Which of the part's sequences each row belongs to, counted from 0, [R]; and how many there
-    are.
-    """
-    found, own_R = np.unique(part.streams[SEQUENCE], return_inverse=True)
-    return own_R.astype(np.int64), len(found)

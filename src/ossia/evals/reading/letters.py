@@ -21,7 +21,8 @@ _JOINED = re.compile(r"\s*(?:,\s*)?(?:and|&|/|\+|und|et|y|e|,)\s*[(\[]?([A-Za-z]
 # What may stand between a cue and its letter.
 _FILLER = re.compile(
     r"(?:[\s\"'*_:=.,~#>|]+|\b(?:option|choice|letter|statement|alternative|answer|the|is|it's|it|"
-    r"only|that|be|would|should|must|will|correct|right|best|final|therefore|thus|hence|so|simply|just|"
+    r"only|that|be|would|should|must|will|correct|right|best|final|therefore|thus|hence|so|"
+    r"simply|just|"
     r"clearly|definitely|indeed|i|we|think|believe|choose|chose|select|pick|go|with|to|likely|"
     r"say|most|number|no|yes|opci[oó]n|opzione|op[cç][aã]o|réponse|antwort|buchstabe|lettre|letra|"
     r"among|options|choices)\b(?!\s*\)))",
@@ -40,13 +41,15 @@ _GOES_ON = re.compile(
 )
 _IS_RIGHT = re.compile(
     r"\s*(?:is|=)\s+(?:\w+ly\s+)?(?:most\s+likely\s+)?(?:the\s+|our\s+|my\s+)?"
-    r"(?:only\s+|single\s+|final\s+)?(?:correct|right|best|true|answer)\b|\s+(?:remains|works|fits|holds)\b|\s+is\s+the\s+only\s+one\b|"
+    r"(?:only\s+|single\s+|final\s+)?(?:correct|right|best|true|answer)\b|\s+(?:remains|works|"
+    r"fits|holds)\b|\s+is\s+the\s+only\s+one\b|"
     r"\s*[が是]?(?:正解|正确)",
     re.IGNORECASE,
 )
 # A clause about a choice: "B is for acids".
 _IS_ABOUT = re.compile(
-    r"\s+(?:is|are|was|were|has|have|can|could|does|gives?|may|might)\b(?!.*\b(?:correct|right|true|answer)\b)",
+    r"\s+(?:is|are|was|were|has|have|can|could|does|gives?|may|might)\b(?!.*\b(?:correct|right|"
+    r"true|answer)\b)",
     re.IGNORECASE,
 )
 _NO_MORE = re.compile(r"[\s.:;!?\"'*_)]*$")

@@ -14,7 +14,8 @@ from ossia.evals.reading.values import Number, Read, read_chain, shown, value_of
 
 OTHER = Fraction(-1, 7)  # stands for a second number that was named in the same breath
 _FILLER = re.compile(
-    r"(?:[\s\"'*_:=~#>|\[≈.,€£¥₹]+|\bUS(?=\d)|\b(?:USD|EUR|GBP)(?=\s*\d)|\b(?:the|is|it's|it|that|be|are|was|would|should|must|will|correct|"
+    r"(?:[\s\"'*_:=~#>|\[≈.,€£¥₹]+|\bUS(?=\d)|\b(?:USD|EUR|GBP)(?=\s*\d)|\b(?:the|is|it's|it|"
+    r"that|be|are|was|would|should|must|will|correct|"
     r"final|answer|therefore|thus|hence|so|simply|just|exactly|precisely|equal|equals|to|indeed|"
     r"clearly|definitely|i|we|think|believe|get|have|obtain|value|number|result|sum|total|of|"
     r"approximately|about|around|integer|also|equivalently|likely|most|a|an|option|yes|only|"

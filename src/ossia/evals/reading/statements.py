@@ -74,7 +74,8 @@ NOTHING = Said()
 # ---- words ---------------------------------------------------------------------------------------
 
 _CUE_WORDS = (
-    r"(?:\b|_)(?:answers?|ans|antwort|lösung|respuesta|réponse|reponse|resposta|risposta|jawaban(?:nya)?|"
+    r"(?:\b|_)(?:answers?|ans|antwort|lösung|respuesta|réponse|reponse|resposta|risposta|"
+    r"jawaban(?:nya)?|"
     r"jibu|ìdáhùn|idahun)\b|答案|答え|回答|正解|答|정답|답변|답|الإجابة|الاجابة|الجواب|उत्तर|উত্তর"
 )
 _CUE = re.compile(_CUE_WORDS, re.IGNORECASE)
@@ -143,7 +144,8 @@ _WORDS: dict[Role, tuple[str, ...]] = {
 }
 _ROLES: dict[str, Role] = {word: role for role, words in _WORDS.items() for word in words}
 _BREAK = re.compile(
-    r"[,;](?=\s|$)|\s[–—](?=\s)|\s-(?=\s)(?!\s+(?:[\d(√π\\.]|(?-i:[b-z])\b|[A-Za-z]\s*(?:$|[-+*/^=])))|\((?=[A-Za-z]{2})|=>|\b(?:"
+    r"[,;](?=\s|$)|\s[–—](?=\s)|\s-(?=\s)(?!\s+(?:[\d(√π\\.]|(?-i:[b-z])\b|[A-Za-z]\s*(?:$|"
+    r"[-+*/^=])))|\((?=[A-Za-z]{2})|=>|\b(?:"
     + "|".join(sorted(map(re.escape, _ROLES), key=len, reverse=True))
     # "when divided by 7" is a part of the sentence
     + r")\b(?<!when(?=\s+(?:\S+\s+is\s+)?divided\b))",
@@ -195,7 +197,8 @@ _CORRECTS = re.compile(
     r"\W*(?:(?:oh|hmm|no|but|sorry)\W+)*(?:wait|actually|correction|sorry|scratch that|"
     r"on second thought)\W+"
     r"(?:(?:no|actually|sorry)\W+)*"
-    r"(?:(?:it|that|this)(?:'s|\s+is|\s+(?:should|must|has\s+to|would)\s+be)\s+|make\s+(?:that|it)\s+|"
+    r"(?:(?:it|that|this)(?:'s|\s+is|\s+(?:should|must|has\s+to|would)\s+be)\s+|make\s+(?:that|"
+    r"it)\s+|"
     r"i\s+mean[t]?\s+)?",
     re.IGNORECASE,
 )
@@ -245,7 +248,8 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _NO_REASON = re.compile(
-    r"\W*(?:(?:it|that|this|which)\s+)?(?:is\s+)?(?:wrong|incorrect|false|no|not|wait|or|maybe|perhaps)\b",
+    r"\W*(?:(?:it|that|this|which)\s+)?(?:is\s+)?(?:wrong|incorrect|false|no|not|wait|or|maybe|"
+    r"perhaps)\b",
     re.I,
 )
 

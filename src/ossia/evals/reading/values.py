@@ -44,7 +44,8 @@ _SIZES = {
 _SHORT_UNITS = frozenset("msgNJKVWACLhbBFTHM")  # a single letter after a number that is a unit
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
 _TEXT_AFTER = re.compile(
-    r"[(\[](?=\s*$|[A-Za-z]{2}|\\pmod)|[-–—]{1,3}(?=\s*(?:[A-Za-z]{2}|[aAI]\s|$))|[–—]\s|/(?=[A-Za-z]{3})"
+    r"[(\[](?=\s*$|[A-Za-z]{2}|\\pmod)|[-–—]{1,3}(?=\s*(?:[A-Za-z]{2}|[aAI]\s|$))|[–—]\s|"
+    r"/(?=[A-Za-z]{3})"
 )
 _NAME_AFTER = re.compile(r"\W*([A-Za-z]+)")
 # What begins a factor or an operation, and no unit.
