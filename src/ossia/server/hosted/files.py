@@ -31,6 +31,8 @@ from ossia.tools.containers import file_name
 
 PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
 ANTHROPIC = "anthropic-version"  # the header
+ANTHROPICS_PURPOSE = "user_data"  # its clients name none
+UNKNOWN_KIND = "application/octet-stream"
 ANCHOR = "created_at"
 FEWEST_SECONDS = 3600  # as in OpenAI's API
 MOST_LISTED = 10_000
@@ -84,7 +86,9 @@ class _Own:
             raise refused(error) from error
 
     def shown(self, upload: Upload) -> dict[str, Any]:
-        return _anthropics(upload) if self.is_anthropics else _openais(upload)
+        if self.is_anthropics:
+            return _anthropics(upload)
+        return _openais(upload)
 
 
 def router(service: Service) -> APIRouter:
@@ -125,7 +129,9 @@ def router(service: Service) -> APIRouter:
         found = own.file(file_id)
         own.uploads.delete(own.caller, found.id)
         told = {"id": found.id, "object": "file", "deleted": True}
-        return reply({"id": found.id, "type": "file_deleted"} if own.is_anthropics else told)
+        if own.is_anthropics:
+            told = {"id": found.id, "type": "file_deleted"}
+        return reply(told)
 
     @routes.get("/{file_id}/content", responses=BYTES, response_class=Response)
     async def upload_content(request: Request, file_id: str) -> Response:
@@ -157,7 +163,9 @@ async def _sent(own: _Own, form: FormData) -> Upload:
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise bad("file is missing: it is a part of the form, with a name", "file")
-    purpose = form.get("purpose", "user_data" if own.is_anthropics else None)
+    purpose = form.get("purpose")
+    if own.is_anthropics:
+        purpose = ANTHROPICS_PURPOSE
     if purpose not in PURPOSES:
         raise bad(f"purpose must be one of {', '.join(PURPOSES)}", "purpose")
     seconds = _expiry(form)
@@ -190,11 +198,12 @@ def _expiry(form: FormData) -> int | None:
 
 def _anthropics(upload: Upload) -> dict[str, Any]:
     created = datetime.fromtimestamp(upload.created, UTC)
+    kind, _ = mimetypes.guess_type(upload.name)
     return {
         "id": upload.id,
         "type": "file",
         "filename": upload.name,
-        "mime_type": mimetypes.guess_type(upload.name)[0] or "application/octet-stream",
+        "mime_type": kind or UNKNOWN_KIND,
         "size_bytes": upload.bytes,
         "created_at": created.isoformat(timespec="seconds"),
         "downloadable": True,
