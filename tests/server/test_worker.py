@@ -316,8 +316,12 @@ async def test_a_server_that_has_nothing_to_do_looks_too(
     worker.stop()
 
 
-def test_memory_is_given_back_when_nothing_has_run_for_a_while() -> None:
+def test_memory_is_given_back_when_nothing_has_run_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the heap last, when both have let go of what they kept."""
     said: list[str] = []
+    monkeypatch.setattr(module.heap, "trim", lambda: said.append("heap"))
 
     class Resting(ScriptedEngine):
         def rest(self) -> None:
@@ -340,5 +344,5 @@ def test_memory_is_given_back_when_nothing_has_run_for_a_while() -> None:
         now[0] += module.REST
         worker._work()
         worker._work()
-        assert said == ["formats", "engine"]
+        assert said == ["formats", "engine", "heap"]
         said.clear()

@@ -43,7 +43,6 @@ from ossia.engine.scoring import prompt_experts, prompt_logprobs
 from ossia.engine.speculate import NgramProposer, Speculation, verify
 from ossia.errors import CONTEXT_EXCEEDED, PromptTooLong, RequestError
 from ossia.kernels import products
-from ossia.kernels.cpu.memory import trim_heap
 from ossia.model import Transformer
 
 if TYPE_CHECKING:
@@ -241,7 +240,6 @@ class Engine:
             if self.prefix_cache is not None:
                 self.prefix_cache.shrink(RESTING)
             self._runner.cache.forget_free()
-        trim_heap()
 
     def stats(self) -> EngineStats:
         """The current state. Another thread may ask for it, too."""

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from ossia import heap
 from ossia.config import ModelConfig
 from ossia.engine.request import Constraint, EngineStats, PromptToken, SampledToken, SamplingParams
 
@@ -277,6 +278,7 @@ class EngineWorker:
             self._next_rest = self._clock() + REST
             self._at_rest()
             self.engine.rest()
+            heap.trim()
         if self._scoring:
             self._score()
         if self.engine.has_work():

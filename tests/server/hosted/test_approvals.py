@@ -14,6 +14,8 @@ from ossia.server.hosted.approvals import (
     ApprovedCalls,
     AskedFor,
 )
+from ossia.server.responses.approved import ApprovedTable
+from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
 from ossia.tools import ToolResult
 
@@ -67,6 +69,10 @@ def test_an_id_can_be_answered_for_so_long() -> None:
         mine.digest(id, CALL)
 
 
+def approved_calls() -> ApprovedCalls:
+    return ApprovedCalls(ApprovedTable(Store(None, 3600.0, 1 << 20)))
+
+
 def test_a_call_runs_once() -> None:
     runs: list[int] = []
 
@@ -76,7 +82,7 @@ def test_a_call_runs_once() -> None:
         return ToolResult(f"run {len(runs)}")
 
     async def many() -> list[ToolResult]:
-        calls = ApprovedCalls()
+        calls = approved_calls()
         at_once = await asyncio.gather(*(calls.once("ann", "a", run) for _ in range(3)))
         later = await calls.once("ann", "a", run)
         others = [await calls.once("bob", "a", run), await calls.once("ann", "b", run)]
@@ -92,7 +98,7 @@ def test_a_call_that_was_given_up_is_not_run_again() -> None:
         raise AssertionError
 
     async def both() -> list[ToolResult]:
-        calls = ApprovedCalls()
+        calls = approved_calls()
         first = asyncio.ensure_future(calls.once("ann", "a", endless))
         await asyncio.sleep(0)
         second = asyncio.ensure_future(calls.once("ann", "a", endless))

@@ -274,3 +274,48 @@ def test_an_answer_that_is_cut_off_in_its_code(server: Server, ann: anthropic.An
     message = ask(ann, [RUNS], max_tokens=40)
     assert message.stop_reason == "max_tokens" and kinds(message) == ["server_tool_use"]
     assert message.content[0].input["code"].startswith("print(1 + ")
+
+
+def test_files_are_sent_once_and_named(server: Server, ann: anthropic.Anthropic) -> None:
+    """As Anthropic's client sends, names and deletes them: for code, and as documents."""
+    sent = ann.beta.files.upload(file=("data.csv", b"a,b\n1,2\n"))
+    assert (sent.filename, sent.size_bytes, sent.mime_type) == ("data.csv", 8, "text/csv")
+    assert sent.id in [each.id for each in ann.beta.files.list(limit=1)]
+    upload = {"type": "container_upload", "file_id": sent.id}
+    said = [{"role": "user", "content": [upload, {"type": "text", "text": "Go."}]}]
+    server.says(CODE.format("print(open('/mnt/data/data.csv').read())"), FINAL.format("Done."))
+    message = ask(ann, [RUNS], said)
+    assert message.content[1].content.stdout == "a,b\n1,2\n\n"
+    assert "/mnt/data/data.csv" in server.prompt
+    document = {"type": "document", "source": {"type": "file", "file_id": sent.id}}
+    server.says(FINAL.format("Done."))
+    ask(ann, [], [{"role": "user", "content": [document]}])
+    assert '<document name="data.csv">\na,b\n1,2\n' in server.prompt
+    for name, part, tools, why in (
+        ("ann", upload, [], "code_execution"),
+        ("bob", upload, [RUNS], "there is no file"),
+        ("reader", document, [], "as base64"),
+        ("ann", {"type": "container_upload"}, [RUNS], "no file"),
+    ):
+        with pytest.raises(anthropic.BadRequestError, match=why):
+            ask(client(server, name), tools, [{"role": "user", "content": [part]}])
+    assert ann.beta.files.delete(sent.id).type == "file_deleted"
+    with pytest.raises(anthropic.BadRequestError, match="there is no file"):
+        ask(ann, [], [{"role": "user", "content": [document]}])
+
+
+def test_chat_completions_name_files_too(server: Server, ann: anthropic.Anthropic) -> None:
+    sent = ann.beta.files.upload(file=("note.txt", b"Remember 85."))
+    part = {"type": "file", "file": {"file_id": sent.id}}
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    server.says(FINAL.format("Done."))
+    answered = server.client.post("/v1/chat/completions", json=body, headers=bearer("ann"))
+    assert answered.status_code == 200
+    assert '<document name="note.txt">\nRemember 85.' in server.prompt
+    refused = server.client.post("/v1/chat/completions", json=body, headers=bearer("bob"))
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "messages[0].content[0].file.file_id"
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}

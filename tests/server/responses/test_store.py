@@ -4,10 +4,12 @@ be.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +23,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ossia.server.hosted.approvals import LASTS
-from ossia.server.responses.approved import ApprovedTable
+from ossia.server.responses.approved import GONE, ApprovedTable
 from ossia.server.responses.store import OVERHEAD, Store, StoredResponse, StoreError, StoreFull
+from ossia.server.wire.errors import ApiError
 from ossia.tools import ToolResult
 
 DAY = 24 * 3600.0
@@ -555,6 +558,73 @@ def test_approved_calls_are_begun_once_over_restarts(tmp_path: Path) -> None:
     store.close()
 
 
+def test_approved_calls_count_in_the_quota() -> None:
+    """They have a share of it, in which the oldest results go first; responses make room."""
+    store = Store(None, DAY, 1 << 18)
+    table = ApprovedTable(store)
+    empty = store.used
+    for n in range(40):
+        store.put(stored(f"resp_{n}", text="x" * 8000))
+        assert table.begin_call("ann", f"mcpr_{n}")
+        table.end_call("ann", f"mcpr_{n}", ToolResult("y" * 6000))
+        assert store.used <= store.limit
+    assert store.used > empty + store.limit // 2
+    results = [table.ended_call("ann", f"mcpr_{n}") for n in range(40)]
+    gone = [result == ToolResult(GONE, failed=True) for result in results]
+    assert gone == sorted(gone, reverse=True) and gone[0] and not gone[-1]
+    assert results[-1] == ToolResult("y" * 6000)
+    assert not table.begin_call("ann", "mcpr_0"), "it is not run again"
+
+
+def test_a_result_that_is_cut_says_so() -> None:
+    table = ApprovedTable(Store(None, DAY, 1 << 18))
+    table.begin_call("ann", "mcpr_1")
+    table.end_call("ann", "mcpr_1", ToolResult("z" * 50_000, failed=True))
+    kept = table.ended_call("ann", "mcpr_1")
+    assert kept is not None and kept.failed
+    said = re.search(r"(\d+) more characters of this result were not kept", kept.text)
+    assert said is not None and kept.text.count("z") + int(said[1]) == 50_000
+
+
+def test_a_call_that_could_not_be_remembered_is_not_begun() -> None:
+    store = Store(None, DAY, 1 << 14)
+    table = ApprovedTable(store)
+    with pytest.raises(StoreFull, match="--store-bytes"):
+        for n in range(1000):
+            assert table.begin_call("ann", f"mcpr_{n}")
+            table.end_call("ann", f"mcpr_{n}", ToolResult("y" * 100))
+    assert n > 10 and table.ended_call("ann", f"mcpr_{n}") is None
+    assert ApiError.of(StoreFull("")).status == 507
+    assert store.used <= store.limit
+    assert not table.begin_call("ann", "mcpr_0")
+    store.put(stored("resp_1"))  # nothing else is in the way
+    assert store.get("ann", "resp_1") is not None
+
+
+def test_calls_of_an_earlier_version_count(tmp_path: Path) -> None:
+    """Also where they are more than the store may be now."""
+    path = tmp_path / "old.db"
+    Store(path, DAY, 1 << 20).close()
+    with sqlite3.connect(path) as db:
+        for part in ("TRIGGER call_begun", "TRIGGER call_ended", "TRIGGER call_gone"):
+            db.execute(f"DROP {part}")
+        db.execute("DROP INDEX approved_begun")
+        db.execute("ALTER TABLE approved DROP COLUMN size")
+        db.execute("ALTER TABLE used DROP COLUMN calls")
+        result = orjson.dumps({"text": "a" * 50_000, "failed": False})
+        db.execute("INSERT INTO approved VALUES ('ann', 'mcpr_1', ?, ?)", (result, time.time()))
+        db.execute("PRAGMA user_version = 4")
+    db.close()
+    store = Store(path, DAY, 1 << 14)
+    table = ApprovedTable(store)
+    assert store.used > 50_000
+    assert table.ended_call("ann", "mcpr_1") == ToolResult("a" * 50_000)
+    assert table.begin_call("ann", "mcpr_2")
+    assert store.used < store.limit
+    assert table.ended_call("ann", "mcpr_1") == ToolResult(GONE, failed=True)
+    store.close()
+
+
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_file_of_an_earlier_version_is_read(tmp_path: Path, version: int) -> None:
     """The items of its responses are not known by themselves; in the oldest, responses know no
@@ -566,6 +636,7 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path: Path, version: int) -> N
     first.close()
     with sqlite3.connect(path) as db:
         db.execute("DROP TABLE approved")
+        db.execute("ALTER TABLE used DROP COLUMN calls")
         if version < 3:
             db.execute("DROP TABLE part")
         if version == 1:

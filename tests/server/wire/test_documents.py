@@ -242,7 +242,7 @@ async def test_what_is_neither_is_refused(
 @pytest.mark.parametrize(
     ("api", "part", "why"),
     [
-        (chat, {"type": "file", "file": {"file_id": "file-1"}}, "fetches nothing"),
+        (chat, {"type": "file", "file": {"file_id": "file-1"}}, "as base64"),
         (responses, {"type": "input_file", "file_url": "https://example.org/a"}, "fetches nothing"),
         (messages, {"type": "document", "source": {"type": "url", "url": "x"}}, "fetches nothing"),
         (messages, {"type": "document"}, "source must be an object"),

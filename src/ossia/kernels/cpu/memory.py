@@ -92,13 +92,6 @@ def drop_resident(view: Tensor) -> None:
     _advise(view, _DONTNEED)
 
 
-def trim_heap() -> None:
-    """Have the C library give the system back what is free in its heap, where it can."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
-
-
 def fetch_file_pages(view: Tensor) -> None:
     """Have a view of a mapped file read into the system's cache, a piece at a time; none of it
     stays resident.

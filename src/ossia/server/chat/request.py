@@ -19,6 +19,7 @@ from ossia.server.access import Caller
 from ossia.server.answer import AnswerRequest
 from ossia.server.chat.messages import harmony_messages
 from ossia.server.chat.types import ChatRequest, Reasoning, TemplateWishes
+from ossia.server.hosted.containers import attached_to
 from ossia.server.service import Effort, Service
 from ossia.server.wire.conversation import continued, conversation_of
 from ossia.server.wire.errors import bad
@@ -75,7 +76,7 @@ async def prompt_of(request: ChatRequest, service: Service, caller: Caller) -> C
     wanted = wanted_format(request)
     given = [message.model_dump() for message in request.messages]
     instructions, messages = harmony_messages(
-        await service.documents.visit().read(given, "messages"),
+        await service.documents.visit(attached_to(service, caller)).read(given, "messages"),
         lambda call: service.thoughts_before(caller, call),
     )
     opening = None

@@ -15,13 +15,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from cachetools import LRUCache
-
 from ossia.server.sealing import Sealer
 from ossia.tools import ToolResult
 
-KEPT = 32 << 20  # characters of results
-OVERHEAD = 500  # of a result besides its text
 PREFIX = "mcpr_"
 DIGEST = 32  # hex digits of each part of an id
 SECONDS = 8  # hex digits of the first part: when the id was made
@@ -80,7 +76,7 @@ class Approvals:
 
 
 class Ledger(Protocol):
-    """What outlasts this process: the calls that were begun."""
+    """What outlasts this process, where there is a file: calls that were begun, and results."""
 
     def begin_call(self, owner: str, id: str) -> bool:
         """Whether nobody has begun it before. It is on the disk then, if there is one."""
@@ -92,40 +88,30 @@ class Ledger(Protocol):
 
 
 class ApprovedCalls:
-    """Of one server. The results of calls by whose they are and the ids of their requests: a
-    request that is sent again, by a client that lost the answer, finds the result and runs nothing.
-    `ledger`: so that this holds after a restart, too.
+    """Of one server. Calls are known by whose they are and the ids of their requests: a request
+    that is sent again, by a client that lost the answer, finds the result and runs nothing, also
+    after a restart.
     """
 
-    def __init__(self, ledger: Ledger | None = None) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._running: dict[tuple[str, str], asyncio.Future[ToolResult]] = {}
-        self._ended: LRUCache[tuple[str, str], ToolResult] = LRUCache(KEPT, getsizeof=_size)
 
     async def once(
         self, owner: str, id: str, run: Callable[[], Awaitable[ToolResult]]
     ) -> ToolResult:
         key = (owner, id)
-        ended = self._ended.get(key)
-        if ended is not None:
-            return ended
         if key in self._running:
             return await asyncio.shield(self._running[key])
-        if self._ledger is not None and not self._ledger.begin_call(owner, id):
+        if not self._ledger.begin_call(owner, id):
             return self._ledger.ended_call(owner, id) or ToolResult(UNKNOWN, failed=True)
         told: asyncio.Future[ToolResult] = asyncio.get_running_loop().create_future()
         self._running[key] = told
         result = ToolResult(UNKNOWN, failed=True)
         try:
             result = await run()
-            if self._ledger is not None:
-                self._ledger.end_call(owner, id, result)
+            self._ledger.end_call(owner, id, result)
             return result
         finally:
             del self._running[key]
-            self._ended[key] = result
             told.set_result(result)
-
-
-def _size(result: ToolResult) -> int:
-    return len(result.text) + OVERHEAD

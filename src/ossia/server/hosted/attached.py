@@ -51,7 +51,8 @@ class Attached:
         long files. Raises `ContainerError`.
         """
         if self.uploads is None:
-            raise ContainerError("files cannot be named by ids here", "file_id", "not_found")
+            why = "files cannot be named by ids where no code runs: send the file itself, as base64"
+            raise ContainerError(why, "file_id", "not_found")
         found = self.uploads.get(self.caller, id)
         self.left -= found.bytes
         if self.left < 0:

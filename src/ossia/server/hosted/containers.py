@@ -21,7 +21,7 @@ from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import Part, api_router
 from ossia.server.wire.lists import DELETED_SCHEMA, LIST_SCHEMA, Page, paging
 from ossia.server.wire.replies import documented, reply
-from ossia.tools import SessionKey
+from ossia.tools import SessionKey, Toolbox
 from ossia.tools.area import AreaFile
 from ossia.tools.containers import Container, Containers
 from ossia.tools.kinds import PYTHON, SHELL
@@ -124,6 +124,14 @@ def containers_for(service: Service, caller: Caller) -> Containers:
     if not kinds & {PYTHON, SHELL}:
         raise ApiError(403, "this key may not run code", code="tool_not_allowed")
     return found
+
+
+def attached_to(service: Service, caller: Caller, tools: Toolbox | None = None) -> Attached:
+    """Nothing yet. Files go into a container if `tools`, the request's, run code there."""
+    kinds = {tool.kind for tool in service.tools_for(caller).values()}
+    uploads = service.uploads if kinds & {PYTHON, SHELL} else None
+    runs_code = tools is not None and any(tool.kind in (PYTHON, SHELL) for tool in tools.builtin)
+    return Attached(caller.name, uploads, files=runs_code and service.containers is not None)
 
 
 def router(service: Service) -> APIRouter:

@@ -1,12 +1,15 @@
-"""/v1/files: files that a caller sends once and names later, in OpenAI's form: in a container's
-`file_ids`, in a container's files, in a message's `input_file`.
+"""/v1/files: files that a caller sends once and names later: in a container's `file_ids`, in a
+container's files, in a message's `input_file`, `file`, `document` or `container_upload`.
 
+In OpenAI's form, or in Anthropic's for its clients, which say so in a header of every request.
 Each caller sees its own. They are kept where containers are. Knows uploads and the wire.
 """
 
 from __future__ import annotations
 
 import asyncio
+import mimetypes
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -27,6 +30,9 @@ from ossia.server.wire.replies import documented, reply
 from ossia.tools.containers import file_name
 
 PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
+ANTHROPIC = "anthropic-version"  # the header
+ANTHROPICS_PURPOSE = "user_data"  # its clients name none
+UNKNOWN_KIND = "application/octet-stream"
 ANCHOR = "created_at"
 FEWEST_SECONDS = 3600  # as in OpenAI's API
 MOST_LISTED = 10_000
@@ -71,12 +77,18 @@ class _Own:
         containers_for(service, caller_of(request))
         assert service.uploads is not None, "where there are containers, files can be sent"
         self.uploads: Uploads = service.uploads
+        self.is_anthropics = ANTHROPIC in request.headers
 
     def file(self, id: str) -> Upload:
         try:
             return self.uploads.get(self.caller, id)
         except ContainerError as error:
             raise refused(error) from error
+
+    def shown(self, upload: Upload) -> dict[str, Any]:
+        if self.is_anthropics:
+            return _anthropics(upload)
+        return _openais(upload)
 
 
 def router(service: Service) -> APIRouter:
@@ -89,7 +101,7 @@ def router(service: Service) -> APIRouter:
         check_form(request.headers.get("content-type", ""))
         async with request.form(max_files=1, max_fields=FIELDS) as form:
             made = await _sent(own, form)
-        return reply(_shown(made))
+        return reply(own.shown(made))
 
     @routes.get("", responses=documented(LIST_SCHEMA))
     async def list_files(
@@ -102,14 +114,14 @@ def router(service: Service) -> APIRouter:
         wanted = [each for each in files if purpose in (None, each.purpose)]
         if not wanted:
             return reply(listed([]))
-        shown = [_shown(each) for each in wanted]
+        shown = [own.shown(each) for each in wanted]
         return reply(page.of(shown))
 
     @routes.get("/{file_id}", responses=documented(UPLOAD_SCHEMA))
     async def retrieve_upload(request: Request, file_id: str) -> Response:
         own = _Own(service, request)
         found = own.file(file_id)
-        return reply(_shown(found))
+        return reply(own.shown(found))
 
     @routes.delete("/{file_id}", responses=documented(DELETED_SCHEMA))
     async def delete_upload(request: Request, file_id: str) -> Response:
@@ -117,6 +129,8 @@ def router(service: Service) -> APIRouter:
         found = own.file(file_id)
         own.uploads.delete(own.caller, found.id)
         told = {"id": found.id, "object": "file", "deleted": True}
+        if own.is_anthropics:
+            told = {"id": found.id, "type": "file_deleted"}
         return reply(told)
 
     @routes.get("/{file_id}/content", responses=BYTES, response_class=Response)
@@ -138,9 +152,10 @@ def _paging(
     limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = MOST_LISTED,
     order: Annotated[Literal["asc", "desc"], Query(description="desc: the newest first")] = "desc",
     after: Annotated[str | None, Query(description="a file: the list goes on after it")] = None,
+    after_id: Annotated[str | None, Query(description="the same, of Anthropic's clients")] = None,
 ) -> Page:
     """Of this list pages may be longer than of others, as in OpenAI's API."""
-    return Page(limit, order, after, None)
+    return Page(limit, order, after or after_id, None)
 
 
 async def _sent(own: _Own, form: FormData) -> Upload:
@@ -149,6 +164,8 @@ async def _sent(own: _Own, form: FormData) -> Upload:
     if not isinstance(file, UploadFile):
         raise bad("file is missing: it is a part of the form, with a name", "file")
     purpose = form.get("purpose")
+    if own.is_anthropics:
+        purpose = ANTHROPICS_PURPOSE
     if purpose not in PURPOSES:
         raise bad(f"purpose must be one of {', '.join(PURPOSES)}", "purpose")
     seconds = _expiry(form)
@@ -179,7 +196,21 @@ def _expiry(form: FormData) -> int | None:
     return int(text)
 
 
-def _shown(upload: Upload) -> dict[str, Any]:
+def _anthropics(upload: Upload) -> dict[str, Any]:
+    created = datetime.fromtimestamp(upload.created, UTC)
+    kind, _ = mimetypes.guess_type(upload.name)
+    return {
+        "id": upload.id,
+        "type": "file",
+        "filename": upload.name,
+        "mime_type": kind or UNKNOWN_KIND,
+        "size_bytes": upload.bytes,
+        "created_at": created.isoformat(timespec="seconds"),
+        "downloadable": True,
+    }
+
+
+def _openais(upload: Upload) -> dict[str, Any]:
     return {
         "id": upload.id,
         "object": "file",

@@ -18,7 +18,8 @@ from ossia.errors import ContainerError
 from ossia.harmony import Conversation, Message
 from ossia.server.access import Caller, caller_of
 from ossia.server.answer import AnswerRequest
-from ossia.server.hosted.containers import containers_for, refused
+from ossia.server.hosted.attached import Attached
+from ossia.server.hosted.containers import attached_to, containers_for, refused
 from ossia.server.hosted.told import Pages, show_again
 from ossia.server.messages.input import read_messages
 from ossia.server.messages.output import Event, Writer, fold, tool_use_id
@@ -64,7 +65,9 @@ def router(service: Service) -> APIRouter:
         """How many tokens the request's prompt has, tools and system prompt included."""
         body.check_supported()
         service.check_model(body.model)
-        conversation, _ = await _conversation(service, body, caller_of(request))
+        caller = caller_of(request)
+        attached = attached_to(service, caller, body.declared(service.tools_for(caller)))
+        conversation, _ = await _conversation(service, body, caller, attached)
         ids = await service.answerer.prompt_ids(conversation)
         return reply({"input_tokens": len(ids)})
 
@@ -72,15 +75,15 @@ def router(service: Service) -> APIRouter:
 
 
 async def _conversation(
-    service: Service, body: CountRequest, caller: Caller
+    service: Service, body: CountRequest, caller: Caller, attached: Attached
 ) -> tuple[Conversation, Pages]:
-    """And the pages that the browser showed before."""
+    """And the pages that the browser showed before. `attached` gets the files."""
 
     def remembered(id: str) -> Sequence[Message]:
         return service.thoughts_before(caller, id)
 
     given = [message.model_dump() for message in body.messages]
-    told = await service.documents.visit().read(given, "messages")
+    told = await service.documents.visit(attached).read(given, "messages")
     read = [WireMessage.model_validate(message) for message in told]
     whole = body.model_copy(update={"messages": read})
     earlier = read_messages(whole, service.sealer.of(caller.name), remembered)
@@ -94,10 +97,17 @@ async def _conversation(
     return conversation, earlier.pages
 
 
-def _session(
-    service: Service, body: MessagesRequest, caller: Caller, tools: Toolbox, pages: Pages
+async def _session(
+    service: Service,
+    body: MessagesRequest,
+    caller: Caller,
+    tools: Toolbox,
+    pages: Pages,
+    attached: Attached,
 ) -> SessionKey:
-    """A conversation of its own: clients that come back name the container. Raises `ApiError`."""
+    """A conversation of its own: clients that come back name the container. The request's files are
+    there then. Raises `ApiError`.
+    """
     container = body.container_id
     runs_code = any(tool.kind is PYTHON for tool in tools.builtin)
     if container and runs_code:
@@ -108,6 +118,11 @@ def _session(
             raise refused(error, "container", expired=400, not_found=400) from error
     key = SessionKey(caller.name, new_id("msg"), container if runs_code else "")
     show_again(service.builtin, key, pages)
+    if service.containers is not None:
+        try:
+            await attached.fill(service.containers, key)
+        except ContainerError as error:
+            raise refused(error, "messages") from error
     return key
 
 
@@ -129,7 +144,8 @@ async def _asked(
     model = service.check_model(body.model)
     tools = body.declared(service.tools_for(caller))
     effort = body.effort(service)
-    conversation, pages = await _conversation(service, body, caller)
+    attached = attached_to(service, caller, tools)
+    conversation, pages = await _conversation(service, body, caller, attached)
     params = service.sampling(body, max_tokens=body.max_tokens)
     format = body.format()
     grammar = await service.grammar(
@@ -146,7 +162,7 @@ async def _asked(
         grammar,
         body.stop_sequences,
         uses=body.uses,
-        session=_session(service, body, caller, tools, pages),
+        session=await _session(service, body, caller, tools, pages, attached),
     )
     is_enforced = grammar is not None and service.worker.engine.enforces_constraints
     writer = Writer(

@@ -2,22 +2,32 @@
 once, over restarts too.
 
 Knows the store's connection; nothing of approvals. A row goes when its id cannot be answered any
-more.
+more. Together they have a share of the store: the oldest results go first, and when there is none
+left no more calls are begun, as a call that is not remembered could be run twice.
 """
 
 from __future__ import annotations
 
 import logging
+import sqlite3
 
 import orjson
 
 from ossia.server.hosted.approvals import LASTS
-from ossia.server.responses.store import Store, StoreError
+from ossia.server.responses.store import OVERHEAD, Store, StoreError, StoreFull
 from ossia.tools import ToolResult
 
 log = logging.getLogger("ossia.server")
-LONGEST = 1 << 16  # characters of a result that is kept
+SHARE = 4  # the store's limit over what calls may have of it
+LONGEST = 1 << 20  # characters of a result that is kept
 MARGIN = 3600.0  # seconds by which clocks may differ
+CUT = "\n[... {} more characters of this result were not kept]"
+GONE = "error: the call was carried out before, and its result is not kept any more"
+# of the oldest call whose result is still there
+DROP = """
+UPDATE approved SET result = ?, size = ?
+WHERE (owner, id) = (SELECT owner, id FROM approved WHERE size > ? ORDER BY begun LIMIT 1)
+"""
 
 
 class ApprovedTable:
@@ -25,6 +35,8 @@ class ApprovedTable:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._limit = store.limit // SHARE
+        self._gone = _written(ToolResult(GONE, failed=True))
 
     def begin_call(self, owner: str, id: str) -> bool:
         """Raises `StoreError`: what cannot be remembered must not be run."""
@@ -32,17 +44,26 @@ class ApprovedTable:
         old = now - LASTS - MARGIN
         with self._store.writing(durably=True) as db:
             db.execute("DELETE FROM approved WHERE begun < ?", (old,))
-            query = "INSERT OR IGNORE INTO approved (owner, id, begun) VALUES (?, ?, ?)"
-            return db.execute(query, (owner, id, now)).rowcount == 1
+            query = "INSERT OR IGNORE INTO approved (owner, id, begun, size) VALUES (?, ?, ?, ?)"
+            is_new = db.execute(query, (owner, id, now, OVERHEAD)).rowcount == 1
+            if is_new and not self._shrink(db):
+                raise StoreFull(
+                    "too many approved calls are remembered: approve more when the oldest is "
+                    f"{LASTS / 86400:.0f} days old, or start the server with more --store-bytes"
+                )
+            return is_new
 
     def end_call(self, owner: str, id: str, result: ToolResult) -> None:
         """The call has been carried out, whether or not its result can be kept."""
-        text = result.text[:LONGEST].encode("utf-8", "replace").decode()
-        kept = orjson.dumps({"text": text, "failed": result.failed})
+        longest = min(LONGEST, self._limit // SHARE)
+        left_out = len(result.text) - longest
+        text = result.text[:longest] + (CUT.format(left_out) if left_out > 0 else "")
+        kept = _written(ToolResult(text, failed=result.failed))
         try:
             with self._store.writing() as db:
-                query = "UPDATE approved SET result = ? WHERE owner = ? AND id = ?"
-                db.execute(query, (kept, owner, id))
+                query = "UPDATE approved SET result = ?, size = ? WHERE owner = ? AND id = ?"
+                db.execute(query, (kept, OVERHEAD + len(kept), owner, id))
+                self._shrink(db)
         except StoreError as error:
             log.error("the result of an approved call is not kept: %s", error)
 
@@ -54,3 +75,15 @@ class ApprovedTable:
             return None
         told = orjson.loads(found[0])
         return ToolResult(told["text"], failed=told["failed"])
+
+    def _shrink(self, db: sqlite3.Connection) -> bool:
+        """Drops the oldest results until calls fit their share; whether they do."""
+        while db.execute("SELECT calls FROM used").fetchone()[0] > self._limit:
+            if db.execute(DROP, (self._gone, OVERHEAD, OVERHEAD)).rowcount == 0:
+                return False
+        return True
+
+
+def _written(result: ToolResult) -> bytes:
+    text = result.text.encode("utf-8", "replace").decode()
+    return orjson.dumps({"text": text, "failed": result.failed})

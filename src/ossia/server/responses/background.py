@@ -204,6 +204,7 @@ class Runs:
             log.exception("response %s cannot be finished", run.id)
         finally:
             del self._running[run.owner, run.id]
+            run.task = None  # its context holds the request
             self._ended[run.owner, run.id] = run
             run.ended = time.monotonic()
             self._limit()

@@ -13,6 +13,7 @@ from ossia.harmony import Conversation, Message, Role, SystemContent
 from ossia.server.access import Caller
 from ossia.server.hosted.approvals import ApprovalError, Approvals, AskedFor
 from ossia.server.hosted.attached import Attached
+from ossia.server.hosted.containers import attached_to
 from ossia.server.hosted.mcp import McpVisit, with_files
 from ossia.server.responses.input import Item, Reader, droppable, wire_items, without_first
 from ossia.server.responses.tool_input import asked_for
@@ -24,7 +25,7 @@ from ossia.server.wire.conversation import continued, conversation_of
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import At
 from ossia.server.wire.format import AnswerFormat, answer_format
-from ossia.tools.kinds import ITEMS, PYTHON, SHELL
+from ossia.tools.kinds import ITEMS
 from ossia.tools.mcp import RequestedServer
 from ossia.tools.mcp.config import label_of
 from ossia.turn import Approved
@@ -148,7 +149,7 @@ async def read_prompt(
             thread,
             mcp=mcp,
             is_triggered=is_triggered,
-            attached=_attached(service, caller, tools),
+            attached=attached_to(service, caller, tools.tools),
         )
         return await _read(service, sealer, body, caller, draft, max_output)
     except BaseException:
@@ -215,14 +216,6 @@ async def _read(
         items=items,
         read=lambda left: read(left, len(left)),
     )
-
-
-def _attached(service: Service, caller: Caller, tools: WireTools) -> Attached:
-    """Nothing yet. Files go into a container if code can run there."""
-    kinds = {tool.kind for tool in service.tools_for(caller).values()}
-    uploads = service.uploads if kinds & {PYTHON, SHELL} else None
-    runs_code = any(tool.kind in (PYTHON, SHELL) for tool in tools.tools.builtin)
-    return Attached(caller.name, uploads, files=runs_code and service.containers is not None)
 
 
 def _opened(

@@ -25,14 +25,14 @@ from typing import Any
 
 import orjson
 
-from ossia.errors import DISK_FULL, OssiaError
+from ossia.errors import DISK_FULL, STORE_FULL, OssiaError
 from ossia.tools.kinds import KINDS
 from ossia.turn.events import new_id
 
 log = logging.getLogger("ossia.server")
 
 APPLICATION = 0x6F737369  # "ossi" in the file's header: it is ours
-VERSION = 4  # of the tables below
+VERSION = 5  # of the tables below
 UNFINISHED = ("queued", "in_progress")  # statuses of a response that an answer is still to change
 OVERHEAD = 256  # bytes of a row besides its JSON: keys, indexes
 
@@ -48,6 +48,19 @@ CREATE TABLE approved (  -- a call that was begun because somebody approved of i
     owner TEXT NOT NULL, id TEXT NOT NULL, result BLOB, begun REAL NOT NULL,
     PRIMARY KEY (owner, id)
 ) WITHOUT ROWID;
+"""
+# What calls take counts with all else, and by itself: it does not go when there is no room.
+COUNTED = f"""
+ALTER TABLE approved ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE used ADD COLUMN calls INTEGER NOT NULL DEFAULT 0;  -- bytes of approved calls
+CREATE INDEX approved_begun ON approved (begun);
+CREATE TRIGGER call_begun AFTER INSERT ON approved BEGIN
+    UPDATE used SET bytes = bytes + new.size, calls = calls + new.size; END;
+CREATE TRIGGER call_ended AFTER UPDATE OF size ON approved BEGIN
+    UPDATE used SET bytes = bytes + new.size - old.size, calls = calls + new.size - old.size; END;
+CREATE TRIGGER call_gone AFTER DELETE ON approved BEGIN
+    UPDATE used SET bytes = bytes - old.size, calls = calls - old.size; END;
+UPDATE approved SET size = {OVERHEAD} + length(coalesce(result, ''));
 """
 SCHEMA = f"""
 CREATE TABLE entry (  -- a response or a conversation
@@ -72,11 +85,17 @@ CREATE TRIGGER entry_made AFTER INSERT ON entry BEGIN UPDATE used SET bytes = by
 CREATE TRIGGER entry_sized AFTER UPDATE OF size ON entry BEGIN
     UPDATE used SET bytes = bytes + new.size - old.size; END;
 CREATE TRIGGER entry_gone AFTER DELETE ON entry BEGIN UPDATE used SET bytes = bytes - old.size; END;
+{COUNTED}
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
 # from a version to the next; items of older responses cannot be referred to
-UPGRADES = {1: "ALTER TABLE entry ADD COLUMN thread TEXT;", 2: PARTS, 3: APPROVED}
+UPGRADES = {
+    1: "ALTER TABLE entry ADD COLUMN thread TEXT;",
+    2: PARTS,
+    3: APPROVED,
+    4: COUNTED,
+}
 AWAY = "move it away, or name another file"
 NEXT = "(SELECT coalesce(max(written), 0) + 1 FROM entry)"
 PREFIXES = {  # of the ids of items
@@ -123,7 +142,9 @@ class DiskFull(StoreError):
 
 
 class StoreFull(StoreError):
-    """The entry is larger than the whole store may be."""
+    """There is no room for it in all that the store may have."""
+
+    code = STORE_FULL
 
 
 @dataclass(frozen=True)
@@ -433,10 +454,10 @@ class Store:
 
     def _make_room(self, db: sqlite3.Connection) -> None:
         db.execute("DELETE FROM entry WHERE expires <= ?", (self.clock(),))
+        oldest = "DELETE FROM entry WHERE key = (SELECT key FROM entry ORDER BY written LIMIT 1)"
         while db.execute("SELECT bytes FROM used").fetchone()[0] > self.limit:
-            db.execute(
-                "DELETE FROM entry WHERE key = (SELECT key FROM entry ORDER BY written LIMIT 1)"
-            )
+            if db.execute(oldest).rowcount == 0:
+                break  # approved calls of a store that was allowed to be larger
 
 
 # The file

@@ -41,6 +41,10 @@ NOT_TEXT = "(it is not text: open it with code)"
 GONE = b"(this file has been deleted)"
 LEFT_OUT = "[... {} more characters: open the file with code]"
 HAS_DATA = "send the file itself, as base64: this server fetches nothing"
+NO_CODE = (
+    "is for code, and none runs for this request: declare code_execution, which the server must "
+    "have been started with (--tools python)"
+)
 NO_READER = "is a PDF, which needs pypdf to be read: pip install 'ossia[tools]'"
 
 
@@ -123,7 +127,7 @@ class Visit:
         match part["type"].value:
             case "tool_result":
                 return await self._holder(part, lenient=True)
-            case "document" | "input_file" | "file":
+            case "document" | "input_file" | "file" | "container_upload":
                 try:
                     text = await self._document(part, lenient=lenient)
                     return {"type": "text", "text": text}
@@ -139,14 +143,15 @@ class Visit:
         path = None
         match part["type"].value:
             case "document":
-                text = await self._source(part)
-                name = part["title"].text("")
+                name, text = await self._source(part)
                 text = "\n\n".join(each for each in (part["context"].text(""), text) if each)
-            case "input_file":
+            case "input_file" | "container_upload" as kind:
                 file = await self._file(part, part)
                 name = file.name
                 if not (lenient or file.is_gone) and self.shelf is not None:
                     path = await asyncio.to_thread(self.shelf.put, file)
+                if path is None and kind == "container_upload":
+                    raise part.wrong(NO_CODE, UNSUPPORTED)
                 read = self._text if path is None else self._shown
                 text = await read(part, file.data)
             case _:
@@ -175,15 +180,20 @@ class Visit:
         left_out = LEFT_OUT.format(len(text) - BEGINNING)
         return f"{text[:BEGINNING]}\n{left_out}"
 
-    async def _source(self, part: At) -> str:
+    async def _source(self, part: At) -> tuple[str, str]:
+        """Name and text."""
         source = part["source"].object()
+        title = part["title"].text("")
         match source["type"].value:
             case "text":
-                return source["data"].text()
+                return title, source["data"].text()
             case "content":
-                return text_of(source["content"], "\n\n")
+                return title, text_of(source["content"], "\n\n")
             case "base64":
-                return await self._text(part, _decoded(source["data"]))
+                return title, await self._text(part, _decoded(source["data"]))
+            case "file":
+                file = await self._file(part, source)
+                return title or file.name, await self._text(part, file.data)
         raise part.wrong(f"has no data; {HAS_DATA}", UNSUPPORTED)
 
     async def _file(self, part: At, file: At) -> Sent:

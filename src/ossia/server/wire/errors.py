@@ -104,7 +104,7 @@ class ApiError(Exception):
                 return cls(CLIENT_GONE, "the client went away")
             case HTTPException():
                 return cls(error.status_code, str(error.detail), headers=error.headers)
-            case OssiaError(code=errors.DISK_FULL):
+            case OssiaError(code=errors.DISK_FULL | errors.STORE_FULL):
                 return cls(507, str(error), code=error.code)
             case OSError(errno=errno.ENOSPC | errno.EDQUOT):
                 return cls(507, NO_SPACE, code=errors.DISK_FULL)
