@@ -97,7 +97,11 @@ class Config:
                 "sampling.sampler=exact needs hyper.compile=false and hyper.precision=float32; or "
                 "sample with sampling.sampler=float32 and objective.correction=tis"
             )
-
+        if self.objective.advantage == "maxrl" and self.sampling.punishes:
+            raise ConfigError(
+                "objective.advantage=maxrl is of rewards that are 0 or more, and `over` of "
+                "sampling.prices makes some less: choose centered, rloo or std, or leave over at 0"
+            )
         if (self.teacher is None) != (self.objective.distill == "none"):
             raise ConfigError(
                 "objective.distill says how to learn from a teacher, and teacher=MODEL from whom: "

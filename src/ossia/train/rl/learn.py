@@ -29,7 +29,7 @@ from ossia.train.rl.evaluate import evaluate
 from ossia.train.rl.health import Alarms, numbers
 from ossia.train.rl.sampler import Sampler
 from ossia.train.rl.settings import Evaluating, Objective, Sampling
-from ossia.train.rl.worth import Valued, is_live, lessons, valued
+from ossia.train.rl.worth import Valued, is_live, lessons, progress, valued
 from ossia.train.step import Worker
 
 State = dict[str, Any]
@@ -166,7 +166,7 @@ class Learner:
         if self.curriculum is None:
             return
         for ask, group in zip(asks, groups, strict=True):
-            known = [each.sample.reward.correct for each in group]
+            known = [progress(each.sample, self.sampling.charged) for each in group]
             graded = [value for value in known if value is not None]
             if graded:
                 self.curriculum.learn(ask.arm, sum(graded) / len(graded))

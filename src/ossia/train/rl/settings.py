@@ -125,6 +125,11 @@ class Sampling:
         """None: thoughts cost nothing."""
         return self.prices if self.price else None
 
+    @property
+    def punishes(self) -> bool:
+        """Whether thoughts alone can make a reward less than 0."""
+        return self.price and self.prices.punish
+
 
 @dataclass(frozen=True)
 class Evaluating:
