@@ -200,3 +200,17 @@ def test_thinking_has_its_price() -> None:
     for wrong in ((0, 48, 0.6), (64, 48, 0.6), (32, 48, 1.0), (32, 48, -0.1)):
         with pytest.raises(ConfigError):
             Price(*wrong)
+    with pytest.raises(ConfigError, match="over"):
+        Price(32, 48, 0.6, over=-1)
+
+
+def test_thinking_beyond_the_bound_may_cost_right_or_wrong() -> None:
+    bound = Price(16, 24, 0.6, over=0.5)
+    plain = Price(16, 24, 0.6)
+    for tokens in range(25):
+        assert bound.reward(1.0, tokens) == plain.reward(1.0, tokens)
+        assert bound.reward(0.0, tokens) == 0.0
+    for correct in (0.0, 1.0):
+        assert bound.reward(correct, 36) == pytest.approx(-0.25)
+        assert bound.reward(correct, 48) == bound.reward(correct, 999) == -0.5
+    assert bound.reward(-1.0, 48) == -1.5

@@ -17,7 +17,7 @@ from objective_cases import Weighted, a_batch_of_groups
 from torch import Tensor
 from training_runs import tiny_run
 
-from ossia.data.packing import PackedBatch
+from ossia.data.packing import PackedBatch, split
 from ossia.errors import ConfigError, TrainingError
 from ossia.model import Transformer
 from ossia.train.balance import Balancer
@@ -121,7 +121,61 @@ def test_metrics_of_parts_come_together(tmp_path: Path) -> None:
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4, abs=1e-6)
 
 
+def test_halves_are_compared_by_the_gradients_of_each(tmp_path: Path) -> None:
+    """In float64, by the formula, for each half of the groups as the step cuts them."""
+    run = replace(grouped_run(tmp_path, shards=1), halves=True)
+    worker = worker_of(run, double=True)
+    batch = a_batch_of_groups(3)
+    prepared = worker.objective.prepare(batch)
+    assert prepared is not None
+    found = []
+    for half in split(prepared, 2):
+        loss = Weighted.of_whole_samples(worker.model, half)
+        gradients = torch.autograd.grad(loss, worker.params)
+        found.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    wanted = torch.cosine_similarity(found[0], found[1], dim=0).item()
+    _, metrics = worker.step(batch, 1e-3)
+    assert metrics["halves_cosine"] == pytest.approx(wanted, abs=1e-6)
+    assert abs(wanted) < 0.99
+    _, metrics = worker.step(a_batch_of_groups(2, groups=1), 1e-3)
+    assert "halves_cosine" not in metrics  # a group is not cut
+    worker.close()
+
+
+def test_fewer_threads_than_parts_make_the_same_bits(tmp_path: Path) -> None:
+    many = train(grouped_run(tmp_path / "many", shards=3))
+    few = train(replace(grouped_run(tmp_path / "few", shards=3), threads=1))
+    assert all(map(torch.equal, many.state_dict().values(), few.state_dict().values()))
+
+
+def test_parts_that_wait_for_each_other_need_their_threads(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"statistics=micro, or as many threads"):
+        replace(tiny_run(tmp_path, shards=2, balance=Balance()), threads=1)
+
+
 # ---- runs ----
+
+
+def test_several_updates_on_each_batch(tmp_path: Path) -> None:
+    """As many steps with the same batch as a run would make that has it so often."""
+    run = replace(grouped_run(tmp_path / "updates", warmup=0, decay=0.0), steps=2, updates=2)
+
+    def twice(worker: Worker, state: Any) -> Iterator[tuple[PackedBatch, int]]:
+        for batch, following in grouped(worker, state):
+            yield batch, following
+            yield batch, following
+
+    single = replace(run, out=tmp_path / "single", steps=4, updates=1, batches=twice)
+    of_both = (train(run).state_dict().values(), train(single).state_dict().values())
+    assert all(map(torch.equal, *of_both))
+    lines = read_log(run.out)
+    theirs = read_log(single.out)
+    assert [line["gradient_norm"] for line in lines] == [
+        line["gradient_norm"] for line in theirs[::2]
+    ]
+    assert [line["last_gradient_norm"] for line in lines] == [
+        line["gradient_norm"] for line in theirs[1::2]
+    ]
 
 
 def test_batches_may_come_from_the_model_as_it_is(tmp_path: Path) -> None:

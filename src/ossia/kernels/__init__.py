@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+import torch
+
 from ossia.kernels import contest, cpu, products
 from ossia.kernels.attention import attention
 from ossia.kernels.attention_training import attention_training
@@ -37,6 +39,7 @@ __all__ = [
     "rms_norm",
     "rotate",
     "take_rows",
+    "use_threads",
 ]
 
 
@@ -92,6 +95,13 @@ def in_use() -> list[tuple[str, str, str]]:
             "experts not in MXFP4"
         )
     return rows + _products_in_use() + [(name, what, reason) for name, what in reference]
+
+
+def use_threads(count: int) -> None:
+    """So many for an operation, of torch's and of the compiled kernels, from now on."""
+    torch.set_num_threads(count)
+    if not_compiled() is None:
+        cpu.set_threads(count)
 
 
 def _products_in_use() -> list[tuple[str, str, str]]:

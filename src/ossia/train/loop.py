@@ -69,7 +69,8 @@ def _prepare(run: Run) -> tuple[Worker, Saver]:
 
         return distributed.prepare(run)
     model = start(run)
-    return ThreadedStep(model, run, Balancer(model, run.hyper.balance, run.steps)), Saver(run.out)
+    balancer = Balancer(model, run.hyper.balance, run.steps * run.updates)
+    return ThreadedStep(model, run, balancer), Saver(run.out)
 
 
 Batches: TypeAlias = Generator[tuple[PackedBatch, Any], None, None]
@@ -185,6 +186,9 @@ def _step(
 ) -> StepReport:
     lr = run.lr(progress.step)
     loss, metrics = worker.step(batch, lr)
+    for _ in range(1, run.updates):
+        _, later = worker.step(batch, lr)
+        metrics |= {f"last_{name}": value for name, value in later.items()}
     progress.step += 1
     seconds = time.perf_counter() - began
     return StepReport(

@@ -82,11 +82,25 @@ class Run:
     parallel: Parallel | None = None  # None: this process alone
     batches: BatchesFrom | None = None  # instead of examples
     objective: Objective | None = None
+    updates: int = 1  # optimizer steps on each batch; together they are a step of the run
+    # measure how alike the gradients of a step's two halves are; a step has two parts at least then
+    halves: bool = False
+    threads: int | None = None  # that work on parts side by side; None: one for each of them
 
     def __post_init__(self) -> None:
         if min(self.steps, self.save_every) < 1:
             raise ConfigError(
                 f"steps and save_every must be 1 or more, found {self.steps} and {self.save_every}"
+            )
+        if self.updates < 1 or (self.threads is not None and self.threads < 1):
+            raise ConfigError(
+                f"updates and threads must be 1 or more, found {self.updates} and {self.threads}"
+            )
+        if self.parts_wait and self.threads is not None and self.threads < self.hyper.shards:
+            raise ConfigError(
+                f"hyper.balance counts over all {self.hyper.shards} parts of a step (hyper.shards) "
+                f"while they are worked on, which {self.threads} threads cannot do: set "
+                "hyper.balance.statistics=micro, or as many threads"
             )
         if (self.examples is None) == (self.batches is None):
             raise ConfigError("a run learns from examples or from batches: give one of the two")
@@ -97,6 +111,12 @@ class Run:
                 "quantize trains the experts, which lora.experts=false keeps as they are: "
                 "choose one"
             )
+
+    @property
+    def parts_wait(self) -> bool:
+        """Whether the parts of a step wait for each other while they are worked on."""
+        balance = self.hyper.balance
+        return balance.mode == "aux" and balance.statistics == "global"
 
     @property
     def optimizer(self) -> OptimizerName:
@@ -120,6 +140,10 @@ class Run:
             "hyper": asdict(self.hyper),
             "lora": self.lora and asdict(self.lora),
         }
+        if self.updates != 1:
+            settings["updates"] = self.updates
+        if self.halves:
+            settings["halves"] = True
         if self.objective is not None:
             settings["objective"] = dict(self.objective.identity())
         return _flat(settings)

@@ -71,7 +71,7 @@ class Worker:
             self.taken += 1
             return 0.0, {"gradient_norm": 0.0}
         batch = prepared
-        parts = split(batch, self.hyper.accumulate * self.side_by_side)
+        parts = split(batch, self._cuts())
         targets = sum(len(part.rows) for part in parts)
         tokens = sum(len(part.tokens) for part in parts)
         if not targets:
@@ -92,6 +92,10 @@ class Worker:
             self.average.update()
         self.taken += 1
         return loss, {"gradient_norm": norm} | metrics | self._balanced()
+
+    def _cuts(self) -> int:
+        """Parts of a step, if it can be cut so often."""
+        return self.hyper.accumulate * self.side_by_side
 
     # what subclasses do in their own way
 
@@ -187,34 +191,45 @@ class _Part:
 
 
 class ThreadedStep(Worker):
-    """The worker of one process: `hyper.shards` parts at a time, each on one thread."""
+    """The worker of one process: `hyper.shards` parts at a time, each on one thread. Where
+    `run.threads` are fewer, some wait for others; the sums are the same.
+    """
 
     def __init__(self, model: Transformer, run: Run, balancer: Balancer) -> None:
         super().__init__(model, run, balancer)
         self.side_by_side = run.hyper.shards
+        self.halves = run.halves
+        self.threads = min(self.side_by_side, run.threads or self.side_by_side)
         self.pool = ThreadPoolExecutor(
-            self.side_by_side, "part", initializer=torch.set_num_threads, initargs=(1,)
+            self.threads, "part", initializer=torch.set_num_threads, initargs=(1,)
         )
         if run.hyper.compile:
             compile_parts(model)
         if model.device.type == "cpu":
             products.serving()  # measured now, if need be, while nothing else runs
 
+    def _cuts(self) -> int:
+        cuts = super()._cuts()
+        return cuts + cuts % 2 if self.halves else cuts
+
     def _learn(self, parts: Parts, targets: int, tokens: int) -> tuple[float, Metrics]:
         losses: list[PartLoss] = []
         gradients: list[Tensor] = []
+        half: list[Tensor] = []  # of the parts up to the middle
         for first in range(0, len(parts), self.side_by_side):
             together = parts[first : first + self.side_by_side]
             for part in self._together(together, targets, tokens):
                 losses.append(part.loss)
                 gradients = _added(gradients, part.gradients)
+                if self.halves and len(losses) == len(parts) // 2:
+                    half = [gradient.clone() for gradient in gradients]
         for p, gradient in zip(self.params, gradients, strict=True):
             p.grad = gradient
         loss = 0.0
         for one in losses:
             loss += one.loss.item()
         sums, most = sums_and_most(losses)
-        return loss, sums | most
+        return loss, sums | most | _cosine(half, gradients)
 
     def _together(self, parts: Parts, targets: int, tokens: int) -> list[_Part]:
         self.balancer.begin(len(parts), self.taken)
@@ -250,7 +265,7 @@ class ThreadedStep(Worker):
 
     def _update(self, lr: float) -> None:
         # the pool's threads are single ones: only where they are as many as torch would use
-        enough = self.side_by_side >= torch.get_num_threads()
+        enough = self.threads >= torch.get_num_threads()
         self.optimizer.step(lr, self.pool if enough else None)
 
     def _first_bad(self, batch: PackedBatch, parts: Parts) -> str:
@@ -278,6 +293,20 @@ def _added(sums: list[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
     for total, gradient in zip(sums, gradients, strict=True):
         total += gradient
     return sums
+
+
+def _cosine(half: Sequence[Tensor], whole: Sequence[Tensor]) -> Metrics:
+    """Between the gradient of one half of a step and that of the rest: near 1 where a step of half
+    the size would do, near 0 where it is mostly noise. Nothing without halves, or if one is 0.
+    """
+    products = [0.0, 0.0, 0.0]
+    for one, total in zip(half, whole, strict=False):
+        other = total - one
+        for n, (a, b) in enumerate(((one, other), (one, one), (other, other))):
+            products[n] += (a * b).sum(dtype=torch.float64).item()
+    both, of_one, of_other = products
+    scale = math.sqrt(of_one * of_other)
+    return {"halves_cosine": both / scale} if scale else {}
 
 
 def without_graph(loss: PartLoss) -> PartLoss:

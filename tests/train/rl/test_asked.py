@@ -10,18 +10,20 @@ from rl_runs import config_of
 
 from ossia.errors import ConfigError, TrainingError
 from ossia.harmony import Effort
-from ossia.tasks.effort import PRICES
+from ossia.tasks.effort import PRICES, Price, Prices
 from ossia.tasks.environment import Ask, Counts, Given, Outcome, Reason, Reward
 from ossia.tasks.external import ExternalTask, RowEnvironment, compare
 from ossia.train.rl.asks import Problems, Rows
+from ossia.train.rl.curriculum import Curriculum
 from ossia.train.rl.evaluate import evaluate
 from ossia.train.rl.health import Alarms, numbers
 from ossia.train.rl.policy import Policy
 from ossia.train.rl.settings import Evaluating, Objective, Sampling
-from ossia.train.rl.worth import lessons, valued
+from ossia.train.rl.worth import lessons, progress, valued
 from ossia.turn.record import Piece, Segment
 from ossia.turn.rollout import Sample
 
+BOUND = Price(16, 24, 0.6)
 SEGMENT = Segment((1,), (Piece((2, 3), (-0.5, -0.5)),))
 
 
@@ -109,6 +111,45 @@ def test_cut_answers_are_not_learned_from_unless_it_is_said() -> None:
     group = [sample(0.0, "length"), sample(1.0), sample(0.0)]
     assert valued(group, Objective(), None)[0].advantage is None
     assert valued(group, Objective(mask_cut=False), None)[0].advantage == pytest.approx(-1 / 3)
+
+
+def test_groups_without_a_right_answer_teach_to_stay_within_the_bound_where_it_costs() -> None:
+    """Nobody is right: three keep to the bound, one does not."""
+    lengths = (4, 20, 24, 90)
+    group = [sample(0.0, analysis=length) for length in lengths]
+    assert [each.advantage for each in valued(group, Objective(), Prices(low=BOUND))] == [None] * 4
+    costly = Prices(low=replace(BOUND, over=0.5))
+    found = [each.advantage for each in valued(group, Objective(), costly)]
+    assert found == [0.125, 0.125, 0.125, -0.375]
+
+
+def test_the_curriculum_follows_what_is_paid() -> None:
+    prices = Prices(low=replace(BOUND, over=0.5))
+    long = sample(1.0, analysis=25)
+    assert [progress(sample(1.0, analysis=n), prices) for n in (0, 8, 24)] == [1.0, 0.7, 0.4]
+    assert progress(long, prices) == 0.0  # not less: an arm is at its beginning
+    assert progress(long, None) == 1.0
+    assert progress(sample(0.0), prices) == progress(sample(0.0), None) == 0.0
+    assert progress(sample(None), prices) is None
+    # worth more than 1 to its author, and no more than right to the curriculum
+    dear = replace(long, reward=Reward(5.0, correct=True))
+    assert progress(dear, None) == 1.0
+
+
+def test_arms_that_are_right_and_never_paid_are_asked_seldom() -> None:
+    always = Curriculum(["mine/low"])
+    always.learn("mine/low", progress(sample(1.0, analysis=25), PRICES) or 0.0)
+    assert always.weight("mine/low") == 1.0  # 0.53 of what it could be
+    never = Curriculum(["mine/low"])
+    never.learn("mine/low", progress(sample(1.0, analysis=49), PRICES) or 0.0)
+    assert never.weight("mine/low") == 0.1
+
+
+def test_rewards_below_0_and_maxrl_do_not_go_together() -> None:
+    settings = ("objective.advantage=maxrl", "sampling.prices.low.over=0.5")
+    with pytest.raises(ConfigError, match="leave over at 0"):
+        config_of(Path("nowhere"), *settings)
+    config_of(Path("nowhere"), *settings, "sampling.price=false")
 
 
 # ---- alarms ----

@@ -18,6 +18,7 @@ import torch
 from rl_runs import config_of, files_of, learned, log_of, task
 
 from ossia.errors import ConfigError, TrainingError
+from ossia.kernels import cpu, not_compiled, use_threads
 from ossia.model import Transformer
 from ossia.train.recipes import rl
 from ossia.train.rl.asks import own
@@ -121,6 +122,76 @@ def test_older_samples_are_learned_from(four: Path, tmp_path: Path) -> None:
         samples = [json.loads(each) for each in text.splitlines()]
         assert {each["version"] for each in samples} == {line["version"]}
         assert line["sampled"] == sum(each["counts"]["sampled"] for each in samples)
+
+
+@pytest.mark.parametrize("loss", ["clip", "cispo"])
+def test_several_updates_learn_from_one_batch_of_answers(
+    loss: str, four: Path, tmp_path: Path
+) -> None:
+    """The first of a step is what it would be alone; later ones see ratios that are not 1."""
+    data = task(tmp_path, "gold")
+    chosen = (f"objective.loss={loss}", "hyper.peak_lr=5e-3", "steps=4")
+    learned(config_of(four, f"data={data}", *chosen), tmp_path / "one")
+    several = config_of(four, f"data={data}", *chosen, "objective.updates=3")
+    whole = learned(several, tmp_path / "three")
+    learned(several, tmp_path / "parts", stop_after=2)
+    assert same_bits(whole, learned(several, tmp_path / "parts"))
+    assert files_of(tmp_path / "three") == files_of(tmp_path / "parts")
+    single, log = log_of(tmp_path / "one"), log_of(tmp_path / "three")
+    assert log[0]["loss"] == single[0]["loss"]
+    assert log[0]["gradient_norm"] == single[0]["gradient_norm"]
+    assert [line["version"] for line in log] == [0, 3, 6, 9]
+    assert all(line["clipped"] == 0 for line in log if "clipped" in line)
+    assert all(line["mismatch_largest"] == 0 for line in log if "mismatch_largest" in line)
+    if loss == "clip":
+        assert max(line.get("last_clipped", 0) for line in log) > 0.1
+    assert sum(line["correct"] for line in log) > sum(line["correct"] for line in single)
+
+
+def test_later_updates_of_another_engine_are_held_to_what_the_trainer_found(
+    four: Path, tmp_path: Path
+) -> None:
+    """So what the first update corrects is the engine's difference alone, and what later ones clip
+    is that of the updates.
+    """
+    other = ("sampling.sampler=int8", "quantize=true", "objective.updates=2", "steps=2")
+    settings = (*other, "objective.correction=tis")
+    learned(config_of(four, f"data={task(tmp_path, 'gold')}", *settings), tmp_path)
+    for line in log_of(tmp_path):
+        assert 0 < line["mismatch_largest"] < 0.2
+        assert line["last_mismatch_largest"] == line["mismatch_largest"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["clip", "gspo", "cispo"])
+def test_every_loss_learns_with_several_updates(loss: str, four: Path, tmp_path: Path) -> None:
+    settings = (f"objective.loss={loss}", "objective.updates=3", *STEPS)
+    learned(config_of(four, f"data={task(tmp_path, 'gold')}", *settings), tmp_path)
+    assert share_right(tmp_path) >= 0.95
+
+
+def test_halves_are_compared_where_it_is_asked_for(four: Path, tmp_path: Path) -> None:
+    settings = ("objective.halves=true", "sampling.groups=4", "steps=2", "threads=1")
+    learned(config_of(four, f"data={task(tmp_path, 'gold')}", *settings), tmp_path)
+    for line in log_of(tmp_path):
+        assert 0.5 < line["halves_cosine"] <= 1  # there is one thing to learn
+
+
+def test_threads_decide_no_bit_and_are_set(four: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    data = task(tmp_path, "gold")
+    found = []
+    try:
+        for threads in ("1", "2"):
+            out = tmp_path / threads
+            settings = (f"threads={threads}", "steps=2", "evaluating.every=0")
+            rl.learn(config_of(four, f"data={data}", *settings), out)
+            assert torch.get_num_threads() == int(threads)
+            assert not_compiled() or cpu.threads() == int(threads)
+            found.append(files_of(out) | files_of(out, "weights.safetensors"))
+    finally:
+        use_threads(before)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(("sampler", "most"), [("exact", 0), ("int8", 0.2)])

@@ -75,8 +75,11 @@ def expected_gradient(
     loss: Loss = "reinforce",
     sampler: Policy = PI,
     weigh: Any = lambda *of: torch.ones_like(of[0]),
+    aged: bool = False,
 ) -> Tensor:
-    """Minus the expected gradient of a step of one group of `size` samples of `sampler`."""
+    """Minus the expected gradient of a step of one group of `size` samples of `sampler`. `aged`: by
+    weights that have had updates since then.
+    """
     groups = list(itertools.product(range(len(SEQUENCES)), repeat=size))
     sampled = torch.tensor(groups)
     behaviour = sampler.logs().detach()
@@ -90,7 +93,7 @@ def expected_gradient(
     measured = behaviour[sampled].reshape(-1)
     keep = torch.ones_like(measured)
     sequence = torch.arange(sampled.numel()).repeat_interleave(2)
-    old = now.detach()
+    old = measured if aged else now.detach()
     batch = Sampled(
         now,
         old,
@@ -166,6 +169,59 @@ def test_both_gradients_of_the_divergence() -> None:
     assert estimate.item() == pytest.approx((chance * (now.detach() - reference)).sum().item())
     assert near(PI.gradient(estimate), from_policy)
     assert not near(to_policy, from_policy)
+
+
+# ---- several updates on one batch ----------------------------------------------------------------
+
+
+def slope_by_hand(loss: Loss, ratio: float, advantage: float) -> float:
+    """What multiplies a token's gradient of log p, written out as the papers say it."""
+    match loss:
+        case "reinforce":
+            return ratio * advantage
+        case "cispo":
+            return min(ratio, 5.0) * advantage
+        case "clip" if advantage >= 0:
+            return ratio * advantage if ratio <= 1.28 else 0.0
+        case "clip":
+            return ratio * advantage if 0.8 <= ratio <= 3.0 else 0.0
+    raise AssertionError(loss)
+
+
+def gradient_by_hand(loss: Loss, old: Policy) -> tuple[Tensor, int, int]:
+    """Of all groups of two samples of an older policy; and in how many of the tokens the loss
+    differs from `reinforce`, upwards and downwards.
+    """
+    pi = PI.logs()
+    ratios = (pi.detach() - old.logs().detach()).exp()
+    chance = old.logs().detach().sum(1).exp()
+    weight = torch.zeros_like(ratios)
+    changed = [0, 0]
+    for one, other in itertools.product(range(len(SEQUENCES)), repeat=2):
+        advantage = (REWARD[one] - REWARD[other]).item()
+        if one == other:
+            continue  # a dead group
+        for token in range(2):
+            ratio = ratios[one, token].item()
+            slope = slope_by_hand(loss, ratio, advantage)
+            weight[one, token] += chance[one] * chance[other] * slope
+            changed[advantage < 0] += slope != ratio * advantage
+    return PI.gradient((weight * pi).sum()), changed[0], changed[1]
+
+
+@pytest.mark.parametrize("loss", ["reinforce", "clip", "cispo"])
+@pytest.mark.parametrize("far", [False, True])
+def test_later_updates_are_clipped_as_the_papers_say(loss: Loss, far: bool) -> None:
+    """The old policy is the one that sampled, so M = O and no token is corrected for."""
+    old = Policy(1, 3.0) if far else Policy(0, 0.5)
+    wanted, upwards, downwards = gradient_by_hand(loss, old)
+    assert near(expected_gradient(2, "rloo", loss, sampler=old, aged=True), wanted)
+    if loss == "clip":
+        assert upwards and downwards
+    if loss == "cispo":
+        assert bool(upwards) == far
+    if not upwards:
+        assert near(wanted, gradient_by_hand("reinforce", old)[0])
 
 
 # ---- away from rho = 1 ---------------------------------------------------------------------------

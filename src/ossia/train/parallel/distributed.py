@@ -79,12 +79,16 @@ def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
         raise ConfigError(
             "hyper.compile works in one process only: set it to false, or leave parallel out"
         )
+    if run.halves:
+        raise ConfigError(
+            "the halves of a step are compared in one process only: leave them, or parallel, out"
+        )
     parallel = run.parallel
     quantized = bool(run.quantize)
     check(run.config, ep=parallel.ep, tp=parallel.tp, quantize=quantized)
     meshes = join(parallel)
     model = start(run, meshes)
-    balancer = Balancer(model, run.hyper.balance, run.steps)
+    balancer = Balancer(model, run.hyper.balance, run.steps * run.updates)
     worker = DistributedStep(model, run, balancer, meshes)
     return worker, ShardedSaver(run.out, worker.like)
 

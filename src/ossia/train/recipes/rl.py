@@ -26,6 +26,7 @@ from ossia.checkpoint import load, open_checkpoint
 from ossia.errors import ConfigError
 from ossia.figures import markdown_table
 from ossia.files import write_json
+from ossia.kernels import use_threads
 from ossia.model import Transformer
 from ossia.mxfp4 import ScaleRule
 from ossia.tasks.external import read_task
@@ -75,10 +76,15 @@ class Config:
     rule: ScaleRule = "rceil"  # for the scales of MXFP4
     layout: Literal["hf", "original", "hf-bf16"] = "hf"  # of the checkpoint that is written
     hyper: Hyperparameters = HYPER
+    # that torch and the compiled kernels use; None: as many as they find. On a machine that others
+    # use too, one is often fastest. Decides no bit of the result
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.save_every < 1:
             raise ConfigError("steps and save_every must be 1 or more")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads must be 1 or more, found {self.threads}")
         if self.hyper.balance.mode != "none" or self.hyper.balance.router_z:
             raise ConfigError(
                 "hyper.balance moves the router for reasons other than rewards: leave mode none "
@@ -97,7 +103,11 @@ class Config:
                 "sampling.sampler=exact needs hyper.compile=false and hyper.precision=float32; or "
                 "sample with sampling.sampler=float32 and objective.correction=tis"
             )
-
+        if self.objective.advantage == "maxrl" and self.sampling.punishes:
+            raise ConfigError(
+                "objective.advantage=maxrl is of rewards that are 0 or more, and `over` of "
+                "sampling.prices makes some less: choose centered, rloo or std, or leave over at 0"
+            )
         if (self.teacher is None) != (self.objective.distill == "none"):
             raise ConfigError(
                 "objective.distill says how to learn from a teacher, and teacher=MODEL from whom: "
@@ -200,8 +210,14 @@ def learn(config: Config, out: Path) -> Transformer:
     """The run, to its end or on to it."""
     for warning in problems_of(config).warnings():
         print(f"ossia: {warning}", file=sys.stderr)
+    _use_threads(config)
     run = run_of(config, out)
     return train(run, watchers=watchers_of(run))
+
+
+def _use_threads(config: Config) -> None:
+    if config.threads is not None:
+        use_threads(config.threads)
 
 
 def run_of(config: Config, out: Path) -> Run:
@@ -222,6 +238,9 @@ def run_of(config: Config, out: Path) -> Run:
         save_every=config.save_every,
         objective=Policy(config.objective, config.sampling, teacher, _asked(config)),
         batches=lambda worker, state: iter(()),
+        updates=config.objective.updates,
+        halves=config.objective.halves,
+        threads=config.threads,
     )
     learner = Learner(
         problems_of(config),
@@ -255,6 +274,7 @@ def compare(config: Config, out: Path) -> Mapping[str, Any]:
     """`OUT/check/report.json`: held-out problems as they were answered before the first step and
     after the last.
     """
+    _use_threads(config)
     base = base_folder(config.model)
     tokenizer = tokenizer_of(base)
     model = trained_model(config, base, out / "train")
@@ -266,7 +286,7 @@ def compare(config: Config, out: Path) -> Mapping[str, Any]:
             config.evaluating,
             out / "check",
             config.steps,
-            config.steps,
+            config.steps * config.objective.updates,
         )
     finally:
         sampler.close()

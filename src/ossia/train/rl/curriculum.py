@@ -2,7 +2,8 @@
 
 A group all of whose samples are right, or wrong, teaches nothing: at a success of 0.9 that are 43%
 of groups of 8. An arm is a task at one effort and one difficulty; its success is followed, and arms
-outside the middle are drawn seldom, so that it is seen when they come into it.
+outside the middle are drawn seldom, so that it is seen when they come into it. Where thoughts cost,
+success is what right answers are paid (`worth.progress`): always right is not yet 1.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Curriculum:
         return generator.choices(self.arms, weights)[0]
 
     def learn(self, arm: str, share: float) -> None:
-        """That this share of a group of `arm` was right."""
+        """That the answers of a group of `arm` came to this share of what they could be worth."""
         before = self.success.get(arm)
         if before is None:
             self.success[arm] = share

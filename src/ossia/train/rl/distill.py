@@ -10,8 +10,6 @@ R rows, D and E hidden, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,8 +25,8 @@ from ossia.train.step import hidden
 
 @torch.no_grad()
 def logprobs_of(model: Transformer, batch: PackedBatch, temperature: float) -> NDArray[np.float32]:
-    """[R]: what another model makes of a batch's targets, by experts that it chooses itself."""
-    x_RD, _ = hidden(model, replace(batch, experts=None))
+    """[R]: what a model makes of a batch's targets, by the batch's experts if it has some."""
+    x_RD, _ = hidden(model, batch)
     targets = torch.tensor(batch.targets, dtype=torch.int64, device=x_RD.device)
     found = logprobs(x_RD, model.unembedding.weight, targets, temperature)
     return found.numpy(force=True)

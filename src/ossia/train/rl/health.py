@@ -60,11 +60,11 @@ def _rewards(every: Sequence[Valued]) -> Numbers:
 
 
 def _unpaid(every: Sequence[Valued]) -> float:
-    """Of the right answers, the share whose thoughts cost all that they are worth; 0 if none is
-    right.
+    """Of the right answers, the share whose thoughts cost all that they are worth, or more; 0 if
+    none is right.
     """
     right = [each for each in every if each.sample.reward.correct and each.sample.reward.value]
-    return fmean(each.reward == 0 for each in right) if right else 0.0
+    return fmean((each.reward or 0.0) <= 0 for each in right) if right else 0.0
 
 
 def _of_groups(groups: Sequence[Sequence[Valued]]) -> Numbers:

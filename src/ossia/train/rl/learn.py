@@ -11,11 +11,12 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ossia.data.packing import PackedBatch
 from ossia.model import Transformer
@@ -29,7 +30,7 @@ from ossia.train.rl.evaluate import evaluate
 from ossia.train.rl.health import Alarms, numbers
 from ossia.train.rl.sampler import Sampler
 from ossia.train.rl.settings import Evaluating, Objective, Sampling
-from ossia.train.rl.worth import Valued, is_live, lessons, valued
+from ossia.train.rl.worth import Valued, is_live, lessons, progress, valued
 from ossia.train.step import Worker
 
 State = dict[str, Any]
@@ -85,7 +86,7 @@ class Learner:
                 while len(self._ahead) <= min(self.sampling.lag, self.steps - 1 - step):
                     drawn = step + len(self._ahead)
                     self._ahead.append(self._drawn(sampler, drawn, worker.taken))
-                batch = self._batch(self._ahead.popleft())
+                batch = self._batch(self._ahead.popleft(), worker.model)
                 step += 1
                 yield batch, self._state(step)
         finally:
@@ -133,14 +134,20 @@ class Learner:
         self._follow(asks, groups)
         return _Drawn(step, lessons(groups), found)
 
-    def _batch(self, drawn: _Drawn) -> PackedBatch:
+    def _batch(self, drawn: _Drawn, model: Transformer) -> PackedBatch:
         echo = self.objective.echo > 0
         batch = batches.packed(drawn.lessons, echo=echo, replay=self.sampling.replay)
         if batch is None:
             batch = _nothing(self.stop_tokens)
-        if self.sampling.lag:  # an exact engine reports what the trainer would have found then
-            batch = batch.with_streams(old=batch.streams["behaviour"])
+        if self.sampling.lag or self.objective.updates > 1:
+            batch = batch.with_streams(old=self._old(batch, model))
         return self._with_others(batch).with_report(drawn.report)
+
+    def _old(self, batch: PackedBatch, model: Transformer) -> NDArray[np.float32]:
+        """[R]: what the trainer finds with the weights that sampled; an exact engine said so."""
+        if self.sampling.sampler == "exact":
+            return batch.streams["behaviour"]
+        return logprobs_of(model, batch, self.sampling.temperature)
 
     def _sampled(
         self, sampler: Sampler, step: int, version: int
@@ -166,7 +173,7 @@ class Learner:
         if self.curriculum is None:
             return
         for ask, group in zip(asks, groups, strict=True):
-            known = [each.sample.reward.correct for each in group]
+            known = [progress(each.sample, self.sampling.charged) for each in group]
             graded = [value for value in known if value is not None]
             if graded:
                 self.curriculum.learn(ask.arm, sum(graded) / len(graded))
@@ -174,10 +181,11 @@ class Learner:
     def _with_others(self, batch: PackedBatch) -> PackedBatch:
         """With what other models make of it."""
         temperature = self.sampling.temperature
+        own = replace(batch, experts=None)  # others choose experts themselves
         if self.reference is not None:
-            batch = batch.with_streams(reference=logprobs_of(self.reference, batch, temperature))
+            batch = batch.with_streams(reference=logprobs_of(self.reference, own, temperature))
         if self.teacher is not None and self.objective.distill == "sampled":
-            wanted = logprobs_of(self.teacher, batch, temperature)
+            wanted = logprobs_of(self.teacher, own, temperature)
             batch = batch.with_streams(advantage=wanted - batch.streams["behaviour"])
         return batch
 

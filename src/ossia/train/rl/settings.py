@@ -40,6 +40,7 @@ class Objective:
     """What a step minimizes. docs/reinforcement.md has the formulas."""
 
     loss: Loss = "reinforce"
+    updates: int = 1  # optimizer steps on the answers of a step, each on all of them
     advantage: Advantage = "centered"
     normalizer: Normalizer = "tokens"
     # where the engine that samples differs from the trainer
@@ -51,6 +52,9 @@ class Objective:
     echo: float = 0.0  # weight of learning what tools and users said, as in pre-training
     mask_cut: bool = True  # answers that ran out of tokens teach nothing, instead of being wrong
     mask_invalid: bool = False  # nor do those that have no answer in them
+    # measure the cosine of the gradients of a step's two halves; cuts a step in two, which shapes
+    # the last bits of its sums
+    halves: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (
@@ -61,6 +65,8 @@ class Objective:
             ("distill", Distill),
         ):
             _one_of(kind, f"objective.{name}", getattr(self, name))
+        if self.updates < 1:
+            raise ConfigError(f"objective.updates must be 1 or more, found {self.updates}")
         for name in ("kl", "entropy", "echo"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
@@ -124,6 +130,11 @@ class Sampling:
     def charged(self) -> Prices | None:
         """None: thoughts cost nothing."""
         return self.prices if self.price else None
+
+    @property
+    def punishes(self) -> bool:
+        """Whether thoughts alone can make a reward less than 0."""
+        return self.price and self.prices.punish
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,17 @@ def priced(sample: Sample, prices: Prices | None) -> float | None:
     return prices.of(sample.effort).reward(value, sample.counts.analysis)
 
 
+def progress(sample: Sample, prices: Prices | None) -> float | None:
+    """What a right answer is paid, from 0 to 1: how far an arm of the curriculum has come. None if
+    nobody can say whether it is right. Where thoughts cost, answers that are always right can still
+    be worth more, by thinking less; and those that are never paid teach nothing.
+    """
+    correct = sample.reward.correct
+    if correct is None or prices is None:
+        return correct if correct is None else float(correct)
+    return max(0.0, prices.of(sample.effort).reward(float(correct), sample.counts.analysis))
+
+
 def valued(group: Sequence[Sample], settings: Objective, prices: Prices | None) -> list[Valued]:
     """Of the samples of one group. One that is masked still counts for what the others are compared
     with: it was drawn from the same model.
