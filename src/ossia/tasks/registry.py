@@ -24,6 +24,7 @@ from ossia.tasks.problem import Problem, Split, example_random
 from ossia.tasks.puzzles.all import puzzle_question
 from ossia.tasks.safety import hazard, policy
 from ossia.tasks.safety.hierarchy import hierarchy_question
+from ossia.tasks.safety.protection import protection_question, unseen_question
 from ossia.tasks.safety.scope import out_of_scope
 from ossia.tasks.world import questions
 from ossia.tasks.world.facts import facts_given
@@ -78,6 +79,13 @@ _ROWS = (
     Task("tools", "facts to look up, programs to run", tool_use, _RECIPE),
     Task("policy", "following a written policy", policy.policy_question, _RECIPE),
     Task("hierarchy", "whom to obey when levels disagree", hierarchy_question, _RECIPE),
+    Task("protection", "private instructions and takeovers", protection_question, _RECIPE),
+    Task(
+        "hierarchy unseen",
+        "whom to obey, in words and matters of no training",
+        unseen_question,
+        _kinds("eval"),  # never to be trained on
+    ),
     Task(
         "policy jailbreak",
         "forbidden questions in a code",
