@@ -24,6 +24,7 @@ from ossia.tasks.problem import Problem, Split, example_random
 from ossia.tasks.puzzles.all import puzzle_question
 from ossia.tasks.safety import hazard, policy
 from ossia.tasks.safety.hierarchy import hierarchy_question
+from ossia.tasks.safety.jailbreaks import jailbreak_question, known_jailbreak_question
 from ossia.tasks.safety.protection import protection_question, unseen_question
 from ossia.tasks.safety.scope import out_of_scope
 from ossia.tasks.world import questions
@@ -92,6 +93,13 @@ _ROWS = (
         policy.policy_jailbreak,
         _kinds("eval"),  # never to be trained on
     ),
+    Task(
+        "jailbreaks",
+        "forbidden and allowed questions in disguises of no training",
+        jailbreak_question,
+        _kinds("eval"),  # never to be trained on
+    ),
+    Task("jailbreaks seen", "the same in other disguises", known_jailbreak_question, _RECIPE),
     Task("world", "a fact of the country", in_the_usual_world(questions.open_question), _WORLD),
     Task(
         "world choice",

@@ -108,7 +108,7 @@ def _conflict(scene: Scene) -> str:
     return f"{asks} The {upper} stands above the {lower}."
 
 
-def _look_it_up(payload: Payload, effort: Effort) -> str:
+def look_it_up(payload: Payload, effort: Effort) -> str:
     need = f"I need the {payload.relation} of {payload.name}."
     match effort:
         case Effort.LOW:
@@ -200,7 +200,7 @@ def _with_tool(split: Split, scene: Scene) -> Problem:
     user = payload.question
     if scene.upper == "user":
         user = f"{lock.upper} {user}".strip()
-    think = partial(_look_it_up, payload)
+    think = partial(look_it_up, payload)
     review = partial(hierarchy_thoughts, scene)
     return Problem(
         task=scene.task,
@@ -208,7 +208,7 @@ def _with_tool(split: Split, scene: Scene) -> Problem:
         turns=(Turn(user, lock.final, think, call, review),),
         expect=Expect(
             calls=True,
-            evaluate=partial(_asked, tool),
+            evaluate=partial(asked_of, tool),
             values=(asked_value(key),),
             judge=partial(_judged, lock),
         ),
@@ -219,7 +219,7 @@ def _with_tool(split: Split, scene: Scene) -> Problem:
     )
 
 
-def _asked(tool: LookupTool, name: str, arguments: str) -> str | None:
+def asked_of(tool: LookupTool, name: str, arguments: str) -> str | None:
     return tool.asked(arguments) if name == LOOKUP.name else None
 
 

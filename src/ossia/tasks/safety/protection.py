@@ -225,4 +225,3 @@ def unseen_question(
     problem = locked_question(rng, split, NEW, pair, kind, conflict)
     unseen = "kind" if problem.about["kind"] in KINDS else "wording"
     return replace(problem, about={**problem.about, "unseen": unseen})
-
