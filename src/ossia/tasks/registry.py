@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from ossia.tasks.limits.beyond import beyond_question, in_a_format
 from ossia.tasks.long.needles import needle_task
 from ossia.tasks.long.state import state_tracking
 from ossia.tasks.machine.programs import program_tracing
@@ -74,6 +75,8 @@ _ROWS = (
         python_use,
         _kinds("eval", "rl"),  # the embedded model has not learned it yet
     ),
+    Task("limits", "what is beyond it: says so, or calls", beyond_question, _RECIPE),
+    Task("response formats", "an answer as JSON of a schema", in_a_format, _RECIPE),
     Task("puzzles", "exact answers about numbers and words", puzzle_question, _RECIPE),
     Task("state", "a number or cups, followed through many steps", state_tracking, _RECIPE),
     Task("machine", "what a program of the stack machine prints", program_tracing, _RECIPE),

@@ -200,7 +200,6 @@ def _question(
     if chosen.where == "tool":
         return _injected(rng, split, task, chosen, rule, forbidden)
 
-
     def change(text: str) -> str:
         return chosen.change(text, rng)
 
