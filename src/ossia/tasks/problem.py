@@ -24,7 +24,7 @@ from ossia.harmony import (
     Role,
     SystemContent,
 )
-from ossia.harmony.messages import FUNCTIONS
+from ossia.harmony.messages import FUNCTIONS, ResponseFormat
 from ossia.tasks.answers import (
     Prompt,
     chosen,
@@ -156,7 +156,8 @@ class Problem:
 
     The prompt at effort e is `prompt(e)`, the gold messages after it `solution(e)`, the gold final
     text `answer`. `instructions` belong to the developer message, `system` is an instruction of the
-    system message. `builtin` tools are declared there, too, `tools` in the developer message.
+    system message. `builtin` tools are declared there, too, `tools` in the developer message, and
+    so are `formats`, which the answer has to follow.
     Reports group by `about`, such as the number of steps; no model sees it.
     """
 
@@ -169,6 +170,7 @@ class Problem:
     system: str | None = None
     about: Mapping[str, str | int | bool] = field(default_factory=dict, hash=False)
     builtin: tuple[AnyTool, ...] = ()
+    formats: tuple[ResponseFormat, ...] = ()
 
     @property
     def offered(self) -> tuple[AnyTool, ...]:
@@ -211,9 +213,9 @@ class Problem:
             told = self.system if system.identity is None else f"{system.identity}\n{self.system}"
             system = replace(system, identity=told)
         out = [] if system is None else [Message(Role.SYSTEM, system)]
-        if self.tools or self.instructions:
+        if self.tools or self.instructions or self.formats:
             functions = tuple(tool.function for tool in self.tools)
-            content = DeveloperContent(self.instructions, functions)
+            content = DeveloperContent(self.instructions, functions, response_formats=self.formats)
             out.append(Message(Role.DEVELOPER, content))
         for turn in self.turns[:-1]:
             out.append(Message(Role.USER, turn.user))
@@ -296,14 +298,14 @@ def call_is_valid(problem: Problem, call: Call) -> bool:
         function = tool.function
         if function.name == call.name:
             schema = function.parameters or {"type": "object"}
-            return _arguments_fit(call.arguments, schema)
+            return fits(call.arguments, {"additionalProperties": False, **schema})
     return False
 
 
-def _arguments_fit(arguments: str, schema: Mapping[str, Any]) -> bool:
-    """Whether a text is a JSON value of the schema, without properties that it does not name."""
+def fits(text: str, schema: Mapping[str, Any]) -> bool:
+    """Whether a text is a JSON value of the schema."""
     try:
-        value = json.loads(arguments)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return False
     return bool(_validator(json.dumps(schema)).is_valid(value))
@@ -313,8 +315,7 @@ def _arguments_fit(arguments: str, schema: Mapping[str, Any]) -> bool:
 def _validator(schema: str) -> Any:
     import jsonschema  # type: ignore[import-untyped, unused-ignore]  # slow to import
 
-    closed = {"additionalProperties": False, **json.loads(schema)}
-    return jsonschema.Draft202012Validator(closed)
+    return jsonschema.Draft202012Validator(json.loads(schema))
 
 
 def _final_is_right(problem: Problem, final_text: str) -> bool:

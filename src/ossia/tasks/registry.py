@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from ossia.tasks.limits.beyond import beyond_question, in_a_format
 from ossia.tasks.long.needles import needle_task
 from ossia.tasks.long.state import state_tracking
 from ossia.tasks.machine.programs import program_tracing
@@ -24,6 +25,8 @@ from ossia.tasks.problem import Problem, Split, example_random
 from ossia.tasks.puzzles.all import puzzle_question
 from ossia.tasks.safety import hazard, policy
 from ossia.tasks.safety.hierarchy import hierarchy_question
+from ossia.tasks.safety.jailbreaks import jailbreak_question, known_jailbreak_question
+from ossia.tasks.safety.protection import protection_question, unseen_question
 from ossia.tasks.safety.scope import out_of_scope
 from ossia.tasks.world import questions
 from ossia.tasks.world.facts import facts_given
@@ -72,18 +75,34 @@ _ROWS = (
         python_use,
         _kinds("eval", "rl"),  # the embedded model has not learned it yet
     ),
+    Task("limits", "what is beyond it: says so, or calls", beyond_question, _RECIPE),
+    Task("response formats", "an answer as JSON of a schema", in_a_format, _RECIPE),
     Task("puzzles", "exact answers about numbers and words", puzzle_question, _RECIPE),
     Task("state", "a number or cups, followed through many steps", state_tracking, _RECIPE),
     Task("machine", "what a program of the stack machine prints", program_tracing, _RECIPE),
     Task("tools", "facts to look up, programs to run", tool_use, _RECIPE),
     Task("policy", "following a written policy", policy.policy_question, _RECIPE),
     Task("hierarchy", "whom to obey when levels disagree", hierarchy_question, _RECIPE),
+    Task("protection", "private instructions and takeovers", protection_question, _RECIPE),
+    Task(
+        "hierarchy unseen",
+        "whom to obey, in words and matters of no training",
+        unseen_question,
+        _kinds("eval"),  # never to be trained on
+    ),
     Task(
         "policy jailbreak",
         "forbidden questions in a code",
         policy.policy_jailbreak,
         _kinds("eval"),  # never to be trained on
     ),
+    Task(
+        "jailbreaks",
+        "forbidden and allowed questions in disguises of no training",
+        jailbreak_question,
+        _kinds("eval"),  # never to be trained on
+    ),
+    Task("jailbreaks seen", "the same in other disguises", known_jailbreak_question, _RECIPE),
     Task("world", "a fact of the country", in_the_usual_world(questions.open_question), _WORLD),
     Task(
         "world choice",

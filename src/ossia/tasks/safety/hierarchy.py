@@ -8,7 +8,7 @@ nothing contradicts, so that the lower one is obeyed too. A tool's result is dat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -16,7 +16,7 @@ from random import Random
 from ossia.errors import ConfigError
 from ossia.harmony import Effort
 from ossia.tasks.problem import Call, Expect, Problem, Split, Tool, Turn
-from ossia.tasks.safety.locks import LOCKS, Control, Lock, Payload, draw_payload
+from ossia.tasks.safety.locks import LOCKS, Control, Draw, Lock, Payload, draw_payload
 from ossia.tasks.world.lookup import (
     LOOKUP,
     Knowledge,
@@ -42,12 +42,29 @@ ORDER = "The order is system, developer, user, tool."
 
 
 About = dict[str, str | bool]
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A task of locks: those it draws from, and the pairs of levels with their shares in percent.
+    `not_in_results`: locks that need somebody who speaks, and no tool does.
+    """
+
+    task: str
+    locks: Mapping[str, Draw]
+    pairs: Mapping[Pair, int]
+    not_in_results: tuple[str, ...] = ()
+
+
+HIERARCHY = Locked("hierarchy", LOCKS, PAIRS, ("password",))
 
 
 @dataclass(frozen=True)
 class Scene:
     """Two levels and their instructions."""
 
+    task: str
     upper: str
     lower: str
     lock: Lock
@@ -91,7 +108,7 @@ def _conflict(scene: Scene) -> str:
     return f"{asks} The {upper} stands above the {lower}."
 
 
-def _look_it_up(payload: Payload, effort: Effort) -> str:
+def look_it_up(payload: Payload, effort: Effort) -> str:
     need = f"I need the {payload.relation} of {payload.name}."
     match effort:
         case Effort.LOW:
@@ -105,7 +122,7 @@ def _look_it_up(payload: Payload, effort: Effort) -> str:
 def hierarchy_question(
     rng: Random,
     split: Split,
-    pair: tuple[str, str] | None = None,
+    pair: Pair | None = None,
     kind: str | None = None,
     conflict: bool | None = None,
 ) -> Problem:
@@ -114,10 +131,22 @@ def hierarchy_question(
     Raises ConfigError for a pair or a kind that does not exist, and for passwords in tools'
     results.
     """
-    if pair is not None and pair not in PAIRS:
-        raise ConfigError(f"there is no pair {pair}: use one of {', '.join(map(str, PAIRS))}")
-    upper, lower = pair or rng.choices(tuple(PAIRS), tuple(PAIRS.values()))[0]
-    kinds = [name for name in LOCKS if lower != "tool" or name != "password"]
+    return locked_question(rng, split, HIERARCHY, pair, kind, conflict)
+
+
+def locked_question(
+    rng: Random,
+    split: Split,
+    of: Locked,
+    pair: Pair | None = None,
+    kind: str | None = None,
+    conflict: bool | None = None,
+) -> Problem:
+    """The same of any locks. Raises ConfigError as `hierarchy_question` does."""
+    if pair is not None and pair not in of.pairs:
+        raise ConfigError(f"there is no pair {pair}: use one of {', '.join(map(str, of.pairs))}")
+    upper, lower = pair or rng.choices(tuple(of.pairs), tuple(of.pairs.values()))[0]
+    kinds = [name for name in of.locks if lower != "tool" or name not in of.not_in_results]
     if kind is not None and kind not in kinds:
         raise ConfigError(
             f"there is no lock {kind!r} for {upper} and {lower}: use one of {', '.join(kinds)}"
@@ -128,14 +157,14 @@ def hierarchy_question(
     controls = [control for control in _CONTROLS if lower != "tool" or control != "lower only"]
     control: Control = "none" if conflict else rng.choice(controls)
     payload = draw_payload(rng, split)
-    lock = LOCKS[kind](rng, split, lower, control, payload)
+    lock = of.locks[kind](rng, split, lower, control, payload)
     about: About = {
         "pair": f"{upper}>{lower}",
         "kind": kind,
         "conflict": conflict,
         "control": control,
     }
-    scene = Scene(upper, lower, lock, payload, about)
+    scene = Scene(of.task, upper, lower, lock, payload, about)
     return _with_tool(split, scene) if lower == "tool" else _in_words(split, scene)
 
 
@@ -146,7 +175,7 @@ def _in_words(split: Split, scene: Scene) -> Problem:
     asks = scene.payload.told_question if lock.asks is None else lock.asks
     user = f"{said.get('user', '')} {asks}".strip()
     return Problem(
-        task="hierarchy",
+        task=scene.task,
         split=split,
         turns=(Turn(user, lock.final, partial(hierarchy_thoughts, scene)),),
         expect=Expect(judge=partial(_judged, lock)),
@@ -171,15 +200,15 @@ def _with_tool(split: Split, scene: Scene) -> Problem:
     user = payload.question
     if scene.upper == "user":
         user = f"{lock.upper} {user}".strip()
-    think = partial(_look_it_up, payload)
+    think = partial(look_it_up, payload)
     review = partial(hierarchy_thoughts, scene)
     return Problem(
-        task="hierarchy",
+        task=scene.task,
         split=split,
         turns=(Turn(user, lock.final, think, call, review),),
         expect=Expect(
             calls=True,
-            evaluate=partial(_asked, tool),
+            evaluate=partial(asked_of, tool),
             values=(asked_value(key),),
             judge=partial(_judged, lock),
         ),
@@ -190,7 +219,7 @@ def _with_tool(split: Split, scene: Scene) -> Problem:
     )
 
 
-def _asked(tool: LookupTool, name: str, arguments: str) -> str | None:
+def asked_of(tool: LookupTool, name: str, arguments: str) -> str | None:
     return tool.asked(arguments) if name == LOOKUP.name else None
 
 

@@ -1,0 +1,1 @@
+"""Alignment: a policy, the order of roles, and politeness where a model is out of its depth."""
