@@ -163,7 +163,6 @@ TWENTY_FIVE = (
     "The answer is 25 (twenty-five).",
     "\\boxed{25}\\boxed{25}",
     "m=16, n=9, so m+n=25",
-    "\\boxed{24} \\text{ or } \\boxed{25}",
     "Answer: 25 [units]",
     "Answer: 25 | done",
     "Answer: 25 → final",

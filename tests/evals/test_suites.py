@@ -264,11 +264,113 @@ def test_functions_with_a_test(tmp_path: Path) -> None:
     assert kind(mbpp, block("def twice(x):\n    return x")) == "wrong"
     assert kind(mbpp, block("raise SystemExit(0)")) == "wrong"
     test = "def check(f):\n    assert f(2) == 4\n"
-    row = {**HUMANEVAL, "test": test}
+    row = {**HUMANEVAL, "canonical_solution": "    return 2 * x\n", "test": test}
     del row["base_input"], row["plus_input"]
     (human,) = asked("humaneval", tmp_path / "b.jsonl", [row], Graders(runner=Here()))
     assert kind(human, block("def twice(x):\n    return 2 * x")) == "right"
     assert kind(human, block("def twice(x):\n    return x")) == "wrong"
+
+
+CHEATS = {
+    "ends": "import os\n\ndef twice(x):\n    os._exit(0)",
+    "ends at once": "import os\nos._exit(0)\ndef twice(x):\n    pass",
+    "equals everything": """class Yes:
+    __eq__ = __ge__ = __le__ = lambda *_: True
+
+def twice(x):
+    return Yes()""",
+    "its own check": "def check(f):\n    pass\n\ndef twice(x):\n    return 0",
+    "other builtins": """import builtins
+builtins.AssertionError = int
+builtins.exec = builtins.compile = lambda *_: None
+
+def twice(x):
+    return 0""",
+    "says that it passed": """import json, os, sys
+frame = sys._getframe()
+while frame.f_back:
+    frame = frame.f_back
+    word = frame.f_locals.get("task", {}).get("word")
+    if word:
+        for said in ([["returned", None]], {"calls": [], "waits": False, "raised": ""}):
+            for place in range(1, 10):
+                try:
+                    os.write(place, f"\\n{word}{json.dumps(said)}\\n".encode())
+                except OSError:
+                    pass
+        os._exit(0)
+
+def twice(x):
+    return 0""",
+}
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_code_cannot_say_that_it_passed(tmp_path: Path, cheat: str) -> None:
+    row = {**HUMANEVAL, "canonical_solution": "    return 2 * x\n"}
+    tests = {"test": "def check(f):\n    assert f(2) == 4\n    assert f(3) >= 6\n"}
+    for given in (tests, {"base_input": [[2]], "plus_input": [[3]]}):
+        kept = {name: row[name] for name in ("task_id", "prompt", "entry_point")}
+        both = {**kept, "canonical_solution": row["canonical_solution"], **given}
+        (question,) = asked("humaneval", tmp_path / "a.jsonl", [both], Graders(runner=Here()))
+        assert kind(question, block(CHEATS[cheat])) == "wrong"
+
+
+def test_a_test_that_calls_with_its_own_results(tmp_path: Path) -> None:
+    """And with tuples, sets, names, helpers of the prompt, errors, and what is not data."""
+    prompt = 'def half(x):\n    return x / 2\n\ndef twice(x, by=2):\n    """Two times x."""\n'
+    test = """def check(f):
+    assert half(f(3)) == 3 and f(f(f(1))) == 8 and f((1,)) == (1, 1)
+    assert abs(f(0.5) - 1.0) < 1e-9 and f(x=2, by=3) == 6
+    for x in range(5):
+        assert f(x) == 2 * x
+    try:
+        f(None)
+    except TypeError:
+        return
+    raise AssertionError
+"""
+    row = {
+        "task_id": "1",
+        "prompt": prompt,
+        "canonical_solution": "    return x * by\n",
+        "entry_point": "twice",
+        "test": test,
+    }
+    (question,) = asked("humaneval", tmp_path / "a.jsonl", [row], Graders(runner=Here()))
+    assert kind(question, block("def twice(x, by=2):\n    return by * x")) == "right"
+    assert kind(question, block("def twice(x, by=2):\n    return x + x")) == "wrong"
+    assert kind(question, block("def thrice(x):\n    return x")) == "wrong"
+    objects = {**row, "test": "def check(f):\n    assert f(object()) is None\n"}
+    (question,) = asked("humaneval", tmp_path / "b.jsonl", [objects], Graders(runner=Here()))
+    assert kind(question, block("def twice(x):\n    return None")) == "failed"
+
+
+def test_mbpp_as_it_was_published(tmp_path: Path) -> None:
+    """A text, the tests as a list, and no name of the function but in them."""
+    row = {
+        "text": "Write a function that doubles.",
+        "code": "def twice(x):\n    return 2 * x",
+        "task_id": 7,
+        "test_setup_code": "",
+        "test_list": ["assert twice(2) == 4", "assert sorted([twice(3)]) == [6]"],
+        "challenge_test_list": [],
+    }
+    plus = {
+        "task_id": 8,
+        "prompt": "Write a function that doubles.",
+        "code": row["code"],
+        "test_imports": "['import math']",
+        "test_list": "['assert twice(2) == 2 * math.floor(2.5)']",
+    }
+    both = asked("mbpp", tmp_path / "a.jsonl", [row, plus], Graders(runner=Here()))
+    for question in both:
+        assert "twice" in text_of(question) and "assert twice(2) == " in text_of(question)
+        assert kind(question, block("def twice(x):\n    return x + x")) == "right"
+        assert kind(question, block("def twice(x):\n    return 5")) == "wrong"
+    with pytest.raises(DataError, match="test_list"):
+        bare = {"task_id": 1, "prompt": "?"}
+        asked("mbpp", tmp_path / "b.jsonl", [bare], Graders(runner=Here()))
 
 
 def packed(value: object, protocol: int = 4) -> str:

@@ -51,6 +51,9 @@ def right_or_wrong(is_right: bool, answer: str = "") -> Mark:
 
 def grade_number(text: str, gold: Number) -> Mark:
     said = read_number(text)
+    if said.why or not equal(said.value, gold):
+        exact = read_number(text, exact=True)  # 1/3 in "1/3 ≈ 0.333"
+        said = said if exact.why else exact
     if said.why:
         return _unparsed(said)
     return right_or_wrong(equal(said.value, gold), shown(said.value))
@@ -78,9 +81,9 @@ def grade_words(text: str, gold: str) -> Mark:
     """
     wanted = parts_of(without_marks(marked(gold)).strip())
     if wanted is not None and wanted[1] in ("", "."):
-        said = read_number(text)
-        if not said.why:
-            return right_or_wrong(equal(said.value, wanted[0]), shown(said.value))
+        mark = grade_number(text, wanted[0])
+        if mark.kind != "unparsed":
+            return mark
     found = read_words(text)
     if found is None:
         return Mark("unparsed", why=REASONS["nothing"])

@@ -23,7 +23,7 @@ from ossia.errors import DataError
 from ossia.evals import health
 from ossia.evals.answers import LETTERS, Mark, grade_choice, grade_number, grade_words
 from ossia.evals.files import Row, read_rows
-from ossia.evals.programs import contests, functions
+from ossia.evals.programs import contests, functions, tested
 from ossia.evals.questions import Answered, Question, with_own_ids
 from ossia.evals.reading.values import Number, value_of
 from ossia.harmony import Message, Role
@@ -246,7 +246,9 @@ def _healthbench(row: Row, graders: Graders) -> Question:
 
 def _program(row: Row, graders: Graders) -> Question:
     assert graders.runner is not None
-    return functions.function_question(row, graders.runner)
+    if row.has("base_input", "plus_input"):
+        return functions.function_question(row, graders.runner)
+    return tested.tested_question(row, graders.runner)
 
 
 def _contest(row: Row, graders: Graders) -> Question:

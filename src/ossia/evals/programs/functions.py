@@ -1,10 +1,10 @@
 """Answers that are functions: taken from a text, run in our sandbox, compared with what is right.
 
 HumanEval+ and MBPP+ (arXiv 2305.01210): the function, called with the inputs of the file, must
-return what the file's own solution returns; or it must pass the file's `test`. What an answer's
-code prints is not taken for results, which come behind a word. That stops accidents, not intent:
-the code runs in the process that has the word. Where it is called with inputs it would still have
-to know what is right; a `test` it can pretend to have passed, so don't train against one.
+return what the file's own solution returns. What an answer's
+code prints is not taken for results, which come behind a word; code that finds the word can invent
+results, and would still have to know which are right: nothing of that is in its process. A file's
+`test` is in `tested`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import re
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -148,20 +148,13 @@ def _is_python(text: str) -> bool:
 
 
 def function_question(row: Row, runner: Runner) -> Question:
-    """HumanEval+ and MBPP+, in the layout with inputs or the one with a test. Raises
-    `DataError`.
-    """
+    """HumanEval+ and MBPP+ in the layout with inputs. Raises `DataError`."""
     prompt = row.text("prompt")
     text = FUNCTION_PROMPT.format(prompt=prompt.strip("\n"))
     asked = (Message(Role.USER, text),)
     name = row.text("task_id").strip()
-    if row.has("base_input", "plus_input"):
-        task = _Function.of(row, prompt, runner)
-        return Question(name, "", asked, task.solution, task.grade)
-    test = row.text("test")
-    entry = row.get("entry_point")
-    check = _Test(runner, prompt, str(entry or ""), test)
-    return Question(name, "", asked, test, check.grade)
+    task = _Function.of(row, prompt, runner)
+    return Question(name, "", asked, task.solution, task.grade)
 
 
 @dataclass
@@ -262,50 +255,39 @@ def _all_same(
     return True
 
 
-@dataclass(frozen=True)
-class _Test:
-    runner: Runner
-    prompt: str
-    entry: str
-    test: str
-
-    def grade(self, answered: Answered) -> Mark:
-        code = code_of(answered.final, self.entry)
-        if code is None:
-            return Mark("unparsed", why=NO_CODE)
-        if self.entry and not defines(code, self.entry):
-            code = self.prompt + code
-        checked = f"{code}\n\n{self.test}\n"
-        if self.entry and "def check(" in self.test:
-            checked += f"\ncheck({self.entry})\n"
-        found = call(self.runner, checked, "", (), SECONDS_A_FUNCTION)
-        if isinstance(found, str):
-            return Mark("wrong", why=found)
-        ended, value = found[0]
-        if ended == "returned":
-            return Mark("right", score=1.0)
-        return Mark("wrong", why=str(value))
-
-
 def call(
-    runner: Runner, code: str, entry: str, inputs: Sequence[Any], seconds: float
+    runner: Runner,
+    code: str,
+    entry: str,
+    inputs: Sequence[Any],
+    seconds: float,
+    *,
+    written: bool = False,
 ) -> list[Any] | str:
     """[how it ended, what it returned] of each input, the value as `harness.plain` writes it; or
-    why there is nothing. Without an entry the code is only run.
+    why there is nothing. Without an entry the code is only run. `written`: each input is a list of
+    arguments and a dict of named ones, as `harness.plain` writes them.
     """
+    task = {"code": code, "entry": entry, "inputs": list(inputs), "written": written}
+    found = in_harness(runner, task, seconds)
+    if isinstance(found, str):
+        return found
+    return found if isinstance(found, list) and found else "it returned nothing"
+
+
+def in_harness(runner: Runner, task: Mapping[str, Any], seconds: float) -> Any:
+    """What the harness says of a task; or a text, why it says nothing."""
     word = secrets.token_hex(16)
-    task = {"code": code, "entry": entry, "inputs": list(inputs), "word": word}
     program = HARNESS.read_text(encoding="utf-8")
-    given = json.dumps(task).encode()
+    given = json.dumps({**task, "word": word}).encode()
     done = runner.run(program, given, seconds)
     _, there, rest = done.out.rpartition(word)
     if not there:
         return done.reason or f"the process ended with {done.status}"
     try:
-        found = json.loads(rest)
+        return json.loads(rest)
     except (ValueError, RecursionError):
         return "what it returned is too large"
-    return found if isinstance(found, list) and found else "it returned nothing"
 
 
 def same(

@@ -1,14 +1,23 @@
-"""Runs inside the sandbox: calls a function of somebody's code, and says what came of it.
+"""Runs inside the sandbox: calls a function of somebody's code, and says what came of it; or runs
+a file's own test, in which that function is only played.
 
     stdin   {"code": ..., "entry": ..., "inputs": [[argument, ...], ...], "word": ...}
     stdout  what was returned for each input, as JSON behind a word, so that nothing which
-            the code prints is taken for it; code that looks for the word in this process finds it
+            the code prints is taken for it; code that looks for the word in this process finds it,
+            and still doesn't know what is right
+
+    stdin   {"test": ..., "before": ..., "entry": ..., "known": [[call, what came of it], ...],
+            "word": ...}
+    stdout  {"calls": ..., "waits": ..., "raised": ...} behind the word. Nothing of the answer's
+            code is in this process. A call that is not known gives something that passes for
+            anything, so that the test goes on to its next call; then it is asked again (`waits`)
 
 Stands alone: it is sent as text, and imports nothing of the package.
 """
 
 from __future__ import annotations
 
+import builtins
 import copy
 import json
 import os
@@ -39,8 +48,49 @@ def plain(value: Any, depth: int = 0) -> Any:
         return ["set", sorted((plain(one, depth + 1) for one in value), key=json.dumps)]
     if isinstance(value, dict):
         pairs = [[plain(key, depth + 1), plain(one, depth + 1)] for key, one in value.items()]
-        return ["dict", sorted(pairs, key=json.dumps)]
+        return ["dict", pairs]
+    if isinstance(value, (bytes, bytearray)):
+        return ["bytes", value.hex()]
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return plain(value.tolist(), depth + 1)
     return ["other", type(value).__name__]
+
+
+class Unknown:
+    """What cannot be written down; like nothing else."""
+
+
+def unplain(value: Any, frozen: bool = False) -> Any:
+    """The value that `plain` wrote. `frozen`: it has to be one that a set can hold."""
+    if not isinstance(value, list):
+        return value
+    kind = value[0]
+    if kind in ("deep", "other"):
+        return Unknown()
+    inside = value[1]
+    if kind == "dict":
+        return {unplain(key, True): unplain(one) for key, one in inside}
+    if kind in ("list", "tuple"):
+        parts = [unplain(one, frozen) for one in inside]
+        return parts if kind == "list" else tuple(parts)
+    if kind == "set":
+        members = [unplain(one, True) for one in inside]
+        return frozenset(members) if frozen else set(members)
+    if kind == "bytes":
+        return bytes.fromhex(inside)
+    return {"int": int, "float": float, "complex": complex}[kind](inside)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether nothing in what `plain` wrote is unknown."""
+    if not isinstance(value, list):
+        return True
+    if value[0] in ("deep", "other"):
+        return False
+    inside = value[1] if isinstance(value[1], list) else []
+    if value[0] == "dict":
+        inside = [part for pair in inside for part in pair]
+    return all(map(is_whole, inside))
 
 
 def found(names: dict[str, Any], entry: str) -> Any:
@@ -51,14 +101,7 @@ def found(names: dict[str, Any], entry: str) -> Any:
     return getattr(solution(), entry) if solution else None
 
 
-def main() -> None:
-    sys.set_int_max_str_digits(0)
-    sys.setrecursionlimit(20000)
-    task = json.load(sys.stdin)
-    out = os.fdopen(os.dup(1), "w")
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 1)
+def results_of(task: dict[str, Any]) -> list[Any]:
     names: dict[str, Any] = {"__name__": "solution"}
     results: list[Any] = []
     function = None
@@ -72,14 +115,110 @@ def main() -> None:
             results = [["missing", task["entry"]]]
         elif not task["entry"]:
             results = [["returned", None]]
-    for arguments in task["inputs"]:
+    for given in task["inputs"]:
         if function is None:
             break
+        arguments, named = unplain(given) if task["written"] else (copy.deepcopy(given), {})
         try:
-            returned = function(*copy.deepcopy(arguments))
+            returned = function(*arguments, **named)
             results.append(["returned", plain(returned)])
         except BaseException as error:
             results.append(["raised", type(error).__name__])
+    return results
+
+
+# ---- a test --------------------------------------------------------------------------------------
+
+
+class Later:
+    """Stands for a result that isn't known yet, and passes for anything."""
+
+    def _itself(self, *_: Any, **__: Any) -> Later:
+        return self
+
+    def _yes(self, *_: Any) -> bool:
+        return True
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _itself
+    __rtruediv__ = __floordiv__ = __mod__ = __pow__ = __neg__ = __abs__ = __round__ = _itself
+    __call__ = __getitem__ = _itself
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __bool__ = _yes
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Any:
+        return iter([self])
+
+    def __float__(self) -> float:
+        return 0.0
+
+    def __int__(self) -> int:
+        return 0
+
+    def __getattr__(self, name: str) -> Later:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+
+class Stop(BaseException):
+    """A call cannot be made before another one has its result."""
+
+
+class Played:
+    """The function of the answer: its calls are written down, their results were made elsewhere."""
+
+    def __init__(self, known: list[Any]) -> None:
+        self.known = known
+        self.calls: list[Any] = []
+        self.waits = False
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        call = plain([list(arguments), named])
+        if not is_whole(call):
+            self.waits |= not self.calls
+            raise Stop
+        place = len(self.calls)
+        self.calls.append(call)
+        if self.waits or place >= len(self.known) or self.known[place][0] != call:
+            self.waits = True
+            return Later()
+        ended, value = self.known[place][1]
+        if ended == "returned":
+            return unplain(value)
+        kind = getattr(builtins, str(value), Exception)
+        is_error = isinstance(kind, type) and issubclass(kind, Exception)
+        raise (kind if is_error else Exception)(value)
+
+
+def checked(task: dict[str, Any]) -> dict[str, Any]:
+    played = Played(task["known"])
+    names: dict[str, Any] = {"__name__": "test"}
+    raised = ""
+    try:
+        exec(compile(task["before"], "before.py", "exec"), names)
+        names[task["entry"]] = played
+        exec(compile(task["test"], "test.py", "exec"), names)
+        if task["checks"]:
+            names["check"](played)
+    except BaseException as error:
+        raised = type(error).__name__
+    return {"calls": played.calls, "waits": played.waits, "raised": raised}
+
+
+def main() -> None:
+    sys.set_int_max_str_digits(0)
+    sys.setrecursionlimit(20000)
+    task = json.load(sys.stdin)
+    out = os.fdopen(os.dup(1), "w")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    results = checked(task) if "test" in task else results_of(task)
     out.write("\n" + task["word"] + json.dumps(results) + "\n")
     out.flush()
     os._exit(0)

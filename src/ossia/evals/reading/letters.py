@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ossia.evals.reading.languages import in_english
 from ossia.evals.reading.plain import marked, without_marks
 from ossia.evals.reading.statements import Said, commitment
 
@@ -40,7 +41,7 @@ _GOES_ON = re.compile(
     r"from|the|it|this|that|they|we|there|so|then|match\w*|fits?|remains|works|from|among|of)\b"
 )
 _IS_RIGHT = re.compile(
-    r"\s*(?:is|=)\s+(?:\w+ly\s+)?(?:most\s+likely\s+)?(?:the\s+|our\s+|my\s+)?"
+    r"\s*(?:is|=)\s+(?:\w+ly\s+|also\s+)?(?:most\s+likely\s+)?(?:the\s+|our\s+|my\s+)?"
     r"(?:only\s+|single\s+|final\s+)?(?:correct|right|best|true|answer)\b|\s+(?:remains|works|"
     r"fits|holds)\b|\s+is\s+the\s+only\s+one\b|"
     r"\s*[が是]?(?:正解|正确)",
@@ -218,6 +219,7 @@ def _starts(clause: str, at: int) -> list[int]:
 
 _NOT_WORDS = re.compile(r"[^\w.%/+<>=≤≥≠-]+")
 _RELATIONS = re.compile(r"([<>=≤≥≠])")
+_QUOTED = re.compile(r"(?<!\w)'(\(?[A-Za-z]\)?)'(?!\w)")
 
 
 def plain_words(text: str) -> str:
@@ -267,7 +269,7 @@ def read_choice(
     choices: Sequence[str] = (),
 ) -> Said:
     """The letter that a text answers with; `OUTSIDE` for one that the question doesn't have."""
-    plain = marked(text)
+    plain = _QUOTED.sub(r'"\1"', in_english(marked(text)))
     said = commitment(plain, LetterReader(letters))
     if said.why == "nothing" and choices:
         return commitment(plain, WordsReader(letters, choices))

@@ -8,14 +8,15 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from ossia.evals.reading.languages import in_english
 from ossia.evals.reading.plain import marked
 from ossia.evals.reading.statements import Said, commitment, decide
 from ossia.evals.reading.values import Number, Read, read_chain, shown, value_of
 
 OTHER = Fraction(-1, 7)  # stands for a second number that was named in the same breath
 _FILLER = re.compile(
-    r"(?:[\s\"'*_:=~#>|\[≈.,€£¥₹]+|\bUS(?=\d)|\b(?:USD|EUR|GBP)(?=\s*\d)|\b(?:the|is|it's|it|"
-    r"that|be|are|was|would|should|must|will|correct|"
+    r"(?:=>|\|(?=\s)|[\s\"'*_:=~#\[≈.,€£¥₹]+|\bUS(?=\d)|\b(?:USD|EUR|GBP)(?=\s*\d)|\b(?:the|is|it's|it|"
+    r"that|be|are|was|would|should|must|will|correct|us|gives|give|"
     r"final|answer|therefore|thus|hence|so|simply|just|exactly|precisely|equal|equals|to|indeed|"
     r"clearly|definitely|i|we|think|believe|get|have|obtain|value|number|result|sum|total|of|"
     r"approximately|about|around|integer|also|equivalently|likely|most|a|an|option|yes|only|"
@@ -31,6 +32,15 @@ _LABEL = re.compile(r"\s*\(?(?:step|case|part|page|line|problem|question|equatio
 _IS_ANSWER = re.compile(
     r"\W*(?:is|are)\s+(?:\w+\s+){0,3}(?:answer|correct|right|solution|result)\b", re.IGNORECASE
 )
+_SIGNS = re.compile(r"(?:=>|\|(?=\s)|[ \t\"'*_:=~#\[≈€£¥₹])*")
+_ONE_OF_SOME = re.compile(
+    r"\W*(?:case|part|scenario|possibility|candidate|attempt)\s*\(?(?:\d+|[a-z])\)?\s*[:.)–—-]",
+    re.I,
+)
+# An approximation beside an exact value.
+_ROUNDED = re.compile(
+    r"(?:≈|\bor\s{1,5}(?:about|approximately|roughly)\b)\s{0,5}-?\d[\d.,]{0,40}(?<![.,])\s*[%°]?"
+)
 _NEGATIVE = re.compile(r"\s*(?:minus|negative)\s+", re.IGNORECASE)
 _FACTORIAL = re.compile(r"(\d+)!\s*$")
 # A clause about a number: "26 is too large".
@@ -44,6 +54,9 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _WORD_VALUES = {word: n for n, word in enumerate(_ONES.split())} | {
     word: 10 * (n + 2) for n, word in enumerate(_TENS.split())
 }
+_PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8}
+_PARTS |= {"ninth": 9, "tenth": 10, "seventh": 7, "hundredth": 100}
+_BELOW = re.compile(rf"[ -](?:of\s+a\s+)?({'|'.join(_PARTS)})s?\b", re.IGNORECASE)
 _SPELLED_IN = re.compile(r"\b(?:" + "|".join(_WORD_VALUES) + r")\b", re.IGNORECASE)
 _SPELLED = re.compile(r"[A-Za-z]+(?:[ -]+[A-Za-z]+){0,8}")
 
@@ -77,6 +90,8 @@ class NumberReader:
 
     def is_lone(self, sentence: str, is_last: bool) -> bool:
         """The last one, or a line that is a number and nothing else."""
+        if _ONE_OF_SOME.match(sentence):
+            return False
         return is_last or (sentence.strip()[-1:].isalnum() and value_of(sentence) is not None)
 
     def _at_start(self, clause: str, strict: bool) -> Sequence[Number]:
@@ -115,7 +130,8 @@ def _values(text: str, read: Read) -> list[Number]:
     if read.clean:
         return [read.value]
     after = text[read.end :].split()
-    if after[:1] in (["and"], ["or"], ["to"]) or text[read.end : read.end + 1] == ",":
+    follows = text[read.end : read.end + 1]
+    if after[:1] in (["and"], ["or"], ["to"]) or follows in (",", ";"):
         return [read.value, OTHER]
     return []
 
@@ -127,7 +143,9 @@ def _is_all(text: str, read: Read) -> bool:
 
 
 def _past_signs(text: str) -> int:
-    return len(text) - len(text.lstrip(" \t\"'*_:=~#>|[≈€£¥₹"))
+    found = _SIGNS.match(text)
+    assert found is not None
+    return found.end()
 
 
 def _past_filler(text: str) -> int:
@@ -166,12 +184,19 @@ def _read_words(text: str) -> Read | None:
         end = word.end()
     if part is None:
         return None
-    return Read(Fraction(total + part), end, not text[end : end + 1].isalnum())
+    value = Fraction(total + part)
+    if below := _BELOW.match(text, end):
+        value /= _PARTS[below[1].lower()]
+        end = below.end()
+    return Read(value, end, not text[end : end + 1].isalnum())
 
 
-def read_number(text: str) -> Said:
-    """The number that a text answers with."""
-    said = commitment(marked(text), NumberReader())
+def read_number(text: str, exact: bool = False) -> Said:
+    """The number that a text answers with. `exact`: of a value and its approximation the value."""
+    plain = in_english(marked(text))
+    if exact:
+        plain = _ROUNDED.sub(" ", plain)
+    said = commitment(plain, NumberReader())
     if not said.why and said.value == OTHER:
         return Said(why="several")
     return said

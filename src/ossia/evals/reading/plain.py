@@ -78,7 +78,8 @@ _ARGUMENT_STAYS = words_of(
     "mathord uline hphantom smash displaylines"
 )
 _ARGUMENT_GOES = words_of(
-    "begin end tag label color hspace vspace phantom vphantom ref href fontsize"
+    "begin end tag label color hspace vspace phantom vphantom ref href fontsize "
+    "cancel bcancel xcancel sout st"
 )
 _BOLDS = words_of("textbf mathbf boldsymbol bm pmb bold mathbfit symbf")
 _BOXES = words_of("boxed fbox framebox Boxed colorbox")
@@ -155,9 +156,18 @@ _LINE_START = re.compile(r"[ \t]*(?:(#{1,6})[ \t]|[>][ \t]?|[-*+•][ \t](?=\S))
 _GRADE_SCHOOL = "####"  # how GSM8K's solutions introduce their answer
 
 
+# What is struck out was taken back.
+_STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<(s|del|strike)>[^<\n]{0,200}</\1>", re.IGNORECASE)
+_OVER = re.compile(r"\{([^{}\\\n]{1,40})\\over(?![A-Za-z])([^{}\\\n]{1,40})\}")
+_FACTORIAL = re.compile(r"(\d{1,3})!(?=[ \t]*(?:\$|\\[)\]]))")  # before formulas end
+
+
 def marked(text: str) -> str:
     """The text in plain characters, with marks where it was boxed or bold."""
-    return _Writer(_REPEATING.sub(_as_fraction, folded(text))).run()
+    text = _STRUCK.sub(" ", folded(text))
+    text = _OVER.sub(r"\\frac{\1}{\2}", text)
+    text = _FACTORIAL.sub(r"(\1!)", text)
+    return _Writer(_REPEATING.sub(_as_fraction, text)).run()
 
 
 def _as_fraction(found: re.Match[str]) -> str:
@@ -227,6 +237,8 @@ def _folded(char: str) -> str:
         return plain
     if len(plain) == 3 and plain[0] == "(" and plain[2] == ")":  # ⒜
         return plain
+    if unicodedata.category(char) == "So" and char != "°":
+        return " "  # a check mark, a hand that points
     return char
 
 
@@ -352,6 +364,8 @@ class _Writer:
     def _fraction(self, at: int, end: int, depth: int, out: list[str]) -> int:
         top, at = self._argument(at, end, depth, one=True)
         below, at = self._argument(at, end, depth, one=True)
+        if len(out) > 1 and out[-1] == THIN and out[-2][-1:].isdigit():
+            out.pop()
         if out and out[-1] and out[-1][-1].isdigit():
             out.append(MIXED)
         out.append(f"(({top})/({below}))")

@@ -16,6 +16,7 @@ unless it says that it corrects itself, or calls one of them final.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -76,14 +77,18 @@ NOTHING = Said()
 _CUE_WORDS = (
     r"(?:\b|_)(?:answers?|ans|antwort|lösung|respuesta|réponse|reponse|resposta|risposta|"
     r"jawaban(?:nya)?|"
-    r"jibu|ìdáhùn|idahun)\b|答案|答え|回答|正解|答|정답|답변|답|الإجابة|الاجابة|الجواب|उत्तर|উত্তর"
+    r"jibu|ìdáhùn|idahun|ответ|antwoord|svar|cevap|yan\u0131t|odpowiedź|vastaus|απάντηση|đáp\s+án)\b|"
+    r"答案|答え|回答|正解|正确选项|正確選項|选择|答|정답|답변|답|الإجابة|الاجابة|الجواب|उत्तर|উত্তর"
 )
 _CUE = re.compile(_CUE_WORDS, re.IGNORECASE)
 _NO_CUE = re.compile(r"\s*(?:choices?|options?|keys?|sheets?|format|form)\b", re.IGNORECASE)
 # Before "answer": a wrong one, or what others do.
 _OTHERS = re.compile(
     r"\b(?:incorrect|wrong|false|tempting|common|typical|naive|often|usually|sometimes|commonly|"
-    r"students|people|many|some|others|to|would|might|could|not)\s+$",
+    r"students|people|many|some|others|to|would|might|could|not)\s+$|"
+    r"\b(?:not\s+(?:true|the\s+case|likely|clear)|untrue|false|doubt\w*|den(?:y|ies|ied)|"
+    r"don't\s+(?:think|believe)|thought|believed|assumed|guessed|expected)"
+    r"(?:\s+(?:that|whether|if|the|my|our|correct|right|final))*\s+$",
     re.IGNORECASE,
 )
 _HEARSAY = re.compile(
@@ -91,6 +96,20 @@ _HEARSAY = re.compile(
     r"(?:answer|choose|pick|select|say|think|believe|guess)\b(?!.*\b(?:but|however|correct)\b)",
     re.IGNORECASE,
 )
+# A list of what can be chosen, which chooses nothing.
+_OFFERS = re.compile(
+    r"\W*(?:the\s+|my\s+|possible\s+|answer\s+|four\s+)*(?:choices|options|alternatives|"
+    r"possibilities|candidates|answers)\s*(?:are|were|include|:)",
+    re.IGNORECASE,
+)
+# Other answers in other cases: "24 if n is even, 25 otherwise".
+_BY_CASES = re.compile(
+    r"\b(?:if|when|unless)\b.{1,200}\b(?:otherwise|else)\b|"
+    r"\b(?:if|when|for)\b[^,;]{1,100}[,;]\s*(?:and\s+|but\s+)?\S{1,20}\s+"
+    r"(?:if|when|for|otherwise)\b",
+    re.IGNORECASE,
+)
+_ALSO = re.compile(r"\b(?:also|too|as\s+well|equally)\b", re.IGNORECASE)
 _CONNECTOR = re.compile(r"(?:\(s\))?[\s\"')\]]*(?::|=>|=|≈|[-–—](?=\s)|是|为|は|는|은)[\s\"']*")
 _VERB = re.compile(
     r"\b(?:is|are|be|was|equals?|comes? out (?:to|as)|turns? out to be|ist|lautet|es|est|é|è|"
@@ -112,7 +131,8 @@ _DENIES = re.compile(
     r"\b(?:wrong|incorrect|false|(?:is|are|was|were) out|eliminat\w+|exclud\w+|rul(?:e|es|ed|ing) "
     r"out|reject\w*|discard\w*|dismiss\w*|impossible|invalid|never|cannot|fails?|failed|violat\w+|"
     r"contradict\w+|unlikely|distractors?|tempting|doesn't|don't|isn't|aren't|wasn't|can't|"
-    r"couldn't|won't|wouldn't|shouldn't|not|neither|nor|falsch|incorrecta?|faux|fausse)\b",
+    r"couldn't|won't|wouldn't|shouldn't|(?<!no )(?<!without )(?<!a )doubt(?:s|ful)?|not|"
+    r"neither|nor|falsch|incorrecta?|faux|fausse)\b",
     re.IGNORECASE,
 )
 # These leave open what is said after them, too.
@@ -120,6 +140,7 @@ _GUESSES = re.compile(
     r"\b(?:guess\w*|maybe|perhaps|possibly|probably|unsure|uncertain|not (?:sure|certain))\b",
     re.IGNORECASE,
 )
+_BOUND = re.compile(r"\s*(?:or\s+)?at\s+(?:least|most)\b", re.IGNORECASE)
 _OR_MORE = re.compile(r"\s*(?:more|less|fewer|greater|higher|lower|above|below|so)\b", re.I)
 _GAVE_UP = re.compile(
     r"\b(?:ran out|run out|could ?n[o']t|couldn't|unable|cannot|can't|did ?n[o']t finish|no answer|"
@@ -139,6 +160,7 @@ _WORDS: dict[Role, tuple[str, ...]] = {
     "denies": (
         *("not", "rather than", "instead of", "neither", "nor", "except", "excluding", "over"),
         *("isn't", "aren't", "wasn't", "doesn't"),
+        *("anything but", "anyone but", "everything but", "all but", "any but"),
     ),
     "alternative": ("or", "alternatively"),
 }
@@ -166,6 +188,8 @@ def commitment(text: str, reader: Reader) -> Said:
     said = _agreed(stated, last_turn)
     where = max((one.place for one in stated if not one.said.why), default=-1)
     boxed, box_place = _boxed(sentences, reader)
+    if not boxed.why and _side_by_side(text, reader):
+        boxed = Said(why="several")
     if boxed.why == "broken" and box_place > where:
         return boxed
     if said.why == "nothing":
@@ -305,6 +329,23 @@ def _boxed(sentences: Sequence[str], reader: Reader) -> tuple[Said, int]:
     return last
 
 
+def _side_by_side(text: str, reader: Reader) -> bool:
+    """Whether the last two boxes are a list of two answers: "[24] or [25]"."""
+    boxes = deque(_WHOLE_BOX.finditer(text), 2)
+    if len(boxes) < 2:
+        return False
+    first, last = boxes
+    values = (set(reader.whole(first[1])), set(reader.whole(last[1])))
+    if not all(values) or values[0] == values[1]:
+        return False
+    between = without_marks(text[first.end() : last.start()]).strip()
+    return _LISTED.fullmatch(between) is not None  # with a blank alone the last one counts
+
+
+_WHOLE_BOX = re.compile(f"{BOX}([^{BOX}{BOX_END}]*){BOX_END}")
+_LISTED = re.compile(r"(?:[\s,;/|&-]|\band\b|\bor\b)++", re.IGNORECASE)
+
+
 def _bold(
     sentences: Sequence[str],
     plain: Sequence[str],
@@ -333,7 +374,7 @@ def _lone(plain: Sequence[str], reader: Reader) -> Said:
     gave_up = max((n for n, one in enumerate(solid) if _GAVE_UP.search(one)), default=-1)
     for place in speaking:
         sentence = solid[place]
-        if _HEARSAY.match(sentence):
+        if _HEARSAY.match(sentence) or _OFFERS.match(sentence):
             continue
         is_last = place == speaking[-1]
         if place == gave_up or not reader.is_lone(sentence, is_last):
@@ -359,6 +400,8 @@ def _concludes(sentence: str) -> bool:
 
 def _together(found: Sequence[Said]) -> Said:
     firm = {said.value for said in found if not said.why}
+    if firm and found[-1].why == "several":
+        return found[-1]
     if len(firm) == 1:
         return Said(firm.pop(), "")
     if firm:
@@ -390,10 +433,10 @@ def decide(text: str, find: Find) -> Said:
         explains = explains and role != "concludes"
         if explains and value is not None:
             continue
-        if role == "alternative" and (other := _OR_ELSE.match(clause)):
-            clause = clause[other.end() :]
-        doubts = _HEDGES.search(clause) is not None
         is_more = value is not None and role == ""
+        doubts = _HEDGES.search(clause) is not None
+        if (is_more or role == "alternative") and (other := _OR_ELSE.match(clause)):
+            clause = clause[other.end() :]
         found = list(dict.fromkeys(find(clause, is_more)))
         if role == "denies" or _DENIES.search(clause):
             if found == [] and _takes_back(clause, role):
@@ -403,11 +446,13 @@ def decide(text: str, find: Find) -> Said:
             wonders |= _GUESSES.search(clause) is not None
             if role == "alternative" and _OR_MORE.match(clause):
                 return Said(why="hedged")
+            if value is not None and _BOUND.match(clause):
+                return Said(why="hedged")
             continue
         explains = False
         if role == "alternative" and value is None:
             return Said(why="several")  # "either ... or 25"
-        if value is None or role == "concludes":
+        if value is None or (role == "concludes" and not _ALSO.search(clause)):
             value = found[0]
             why = "hedged" if doubts or wonders else ""
         elif found[0] != value:
@@ -415,6 +460,8 @@ def decide(text: str, find: Find) -> Said:
         if len(found) > 1:
             why = "several"
         wonders = False
+    if not why and _BY_CASES.search(text):
+        why = "several"
     return Said(None if why in ("several", "nothing") else value, why)
 
 
@@ -464,13 +511,15 @@ _OR_ELSE = re.compile(r"\s*(?:(?:or|maybe|perhaps|possibly|probably|could be|mig
 
 
 def _parentheses(text: str) -> list[bool]:
-    """Of every character whether it stands between a parenthesis and the one that closes it."""
+    """Of every character whether it stands between a parenthesis or bracket and the one that
+    closes it; in an interval one may close the other.
+    """
     out = [False] * len(text)
     opened: list[int] = []
     for at, char in enumerate(text):
-        if char == "(":
+        if char in "([":
             opened.append(at)
-        elif char == ")" and opened:
+        elif char in ")]" and opened:
             begin = opened.pop()
             if not opened:
                 out[begin + 1 : at] = [True] * (at - begin - 1)

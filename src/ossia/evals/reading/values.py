@@ -24,6 +24,7 @@ TOLERANCE = 1e-9  # of two values that are not both exact
 _NUMBER = re.compile(
     rf"\d{{1,3}}(?:(?:,{THIN}?|[ {THIN}'])\d{{3}})+(?![\d,])(?:\.\d+)?"
     r"|\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])(?:\.\d+)?"
+    r"|\d{1,3}(?:\.\d{3}){2,}(?![\d.])"  # no number has two decimal points
     r"|\d+(?:\.\d+)?|\.\d+"
 )
 _EXPONENT = re.compile(r"[eE][+-]?\d{1,3}(?![\w.])")
@@ -71,6 +72,20 @@ _PAIRS = words_of(
 _TRIPLES = words_of(
     "mol kHz MHz GHz keV MeV GeV kPa MPa atm bar psi rad deg sec min hrs mph rpm kWh ppm"
 )
+# After a number and its blanks: more of the same quantity, a comparison, or a bound.
+_GOES_ON = re.compile(
+    r"(?:(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than|(?:per\s*cent\s+)?of|by|"
+    r"remainder|rem|r)\s+-?\d"
+    r"|(?:hours?|hrs?|h|minutes?|mins?|days?|weeks?|feet|foot|ft|pounds?|lbs?|yards?|yd|miles?|"
+    r"degrees?|dollars?|euros?)\s*(?:,|and)?\s*\d"
+    r"|and\s+(?:a|one)\s+(?:half|third|quarter)\b"
+    r"|(?:at\s+(?:least|most|(?:a\s+)?(?:minimum|maximum))|minimum|maximum|tops)\b"
+    r"|or\s+(?:more|less|fewer|greater|higher|lower|so)\b"
+    r"|\(\s*[-+]?\d[\d.]*\s*\)",
+    re.IGNORECASE,
+)
+_AGAIN = re.compile(r"\s*\(\s*([-+]?\d{1,40}(?:\.\d{1,40})?)\s*\)")
+_LIST = re.compile(r"[,;]\s*[-+(√]?\d")
 _PROOF_ENDS = "∎"
 _PRODUCT = re.compile(r"\(\s*(?:\\(?!pmod)|[A-Za-z]\s*[-+*/^])")
 _ENDS = ".,;:!?)]}|\"'°%‰€£¥…"
@@ -80,8 +95,20 @@ _OTHER = re.compile(
 _DASH_BEFORE = re.compile(rf"[ \t{THIN}]*[–—](?=[\d.√(])")
 
 
+class Percent(Fraction):
+    """So many percent. What is worked out from it is a plain number."""
+
+
+def _percent(value: Number) -> Number:
+    return Percent(value) if isinstance(value, Fraction) else value
+
+
 def equal(found: Number, gold: Number) -> bool:
-    """Exactly, where both are exact."""
+    """Exactly, where both are exact. Percent are parts of a hundred if the right answer is a share
+    below 1, else a unit: "5%" is 0.05, and 25 is "25%".
+    """
+    if isinstance(found, Percent) and -1 < gold < 1:
+        found = Fraction(found) / 100
     if isinstance(found, Fraction) and isinstance(gold, Fraction):
         return found == gold
     return math.isclose(found, gold, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
@@ -155,6 +182,9 @@ def _read_side(text: str) -> Read | None:
     if value is None:
         return None
     value, end = _sized(text, value, parser.at)
+    again = _AGAIN.match(text, end)
+    if again is not None and Fraction(again[1]) == value:
+        end = again.end()  # 25 (25.0)
     return Read(value, end, _is_clean(text, end))
 
 
@@ -166,6 +196,8 @@ def _sized(
     """With a word such as "thousand"."""
     start = _skip(text, at)
     word = _WORDS.match(text, start)
+    if word is not None and word[0].lower() in ("percent", "percents"):
+        return _percent(value), word.end()
     size = _SIZES.get(word[0].lower()) if word else None
     if word is None or size is None:
         return value, at
@@ -180,8 +212,10 @@ def _is_clean(text: str, end: int) -> bool:
         return True
     if _OTHER.match(rest) or solid[0].isdigit():
         return False
-    if solid[0] in ",.:" and rest[:1] == solid[0] and rest[1:2].isdigit():
-        return False  # 25,26 and 25:26
+    if solid[0] in ".:'" and rest[:1] == solid[0] and rest[1:2].isdigit():
+        return False  # 25:26 and 6'2"
+    if _LIST.match(rest) or _GOES_ON.match(solid):
+        return False
     if rest.startswith(("..", "…")):
         return False  # digits are left out
     if solid[0] in _ENDS:
@@ -315,6 +349,8 @@ class _Parser:
     def _after(self, value: Number | None) -> Number | None:
         """With a factorial; degrees and percent are units."""
         while value is not None and self.text[self.at : self.at + 1] in ("°", "%"):
+            if self.text[self.at] == "%":
+                value = _percent(value)
             self.at += 1
         if value is None or self.text[self.at : self.at + 1] != "!" or not self._is_maths():
             return value
@@ -335,6 +371,8 @@ class _Parser:
         here = self.text[self.at : self.at + 1]
         if here == "(":
             return self._grouped(depth)
+        if here == "|":
+            return self._absolute(depth)
         if here == "√":
             before = self.at
             self.at += 1
@@ -359,11 +397,24 @@ class _Parser:
             return None
         return value
 
+    def _absolute(self, depth: int) -> Number | None:
+        before = self.at
+        if depth >= DEEPEST or self.text[before + 1 : before + 2].isspace():
+            return None
+        self.at += 1
+        value = self.sum(depth + 1)
+        if value is None or self._sign("|") is None:
+            self.at = before
+            return None
+        return -value if value < 0 else value
+
     def _number(self) -> Number | None:
         found = _NUMBER.match(self.text, self.at)
         if found is None or len(found[0]) > DIGITS:
             return None
         plain = found[0].translate(_SEPARATORS)
+        if plain.count(".") > 1:
+            plain = plain.replace(".", "")
         self.at = found.end()
         value = Fraction(plain)
         if power := _EXPONENT.match(self.text, self.at):
