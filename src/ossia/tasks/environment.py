@@ -131,6 +131,7 @@ class Ask:
     (run, step, group), so that no two groups draw the same numbers; None: the sampling parameters'
     own. `arm`: what a curriculum counts it as, such as task, effort and size in one text.
     `max_tokens`: of each turn; None: as the caller says. `task` and `about` are for reports.
+    `origin`: plain values by which whoever made it can make it again, in another process.
     """
 
     environment: Callable[[], Environment]
@@ -141,6 +142,7 @@ class Ask:
     max_tokens: int | None = None
     task: str = ""
     about: Mapping[str, str | int | bool] = field(default_factory=dict)
+    origin: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True)

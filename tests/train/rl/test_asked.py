@@ -188,6 +188,8 @@ def test_right_answers_that_are_worth_nothing_name_the_prices() -> None:
 
 def test_an_evaluation_counts_as_cut_what_would_have_gone_on(tmp_path: Path) -> None:
     class Drawn:
+        leads = True
+
         def draw(self, asks: list[Ask], samples: int, version: int) -> list[list[Sample]]:
             cut = sample(0.0, "tool_rounds")
             broken = sample(None, "failed")

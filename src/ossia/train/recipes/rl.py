@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from ossia.mxfp4 import ScaleRule
 from ossia.tasks.external import read_task
 from ossia.tokenizer import Tokenizer
 from ossia.train.loop import train
+from ossia.train.optim import trained
 from ossia.train.overrides import flat
 from ossia.train.pipeline import Phase, watchers_of
 from ossia.train.recipes.sft import (
@@ -43,14 +45,17 @@ from ossia.train.recipes.sft import (
     trained_model,
     write_model,
 )
+from ossia.train.rl.actors import Copy, Pool
 from ossia.train.rl.asks import Problems, Rows, Source, own
 from ossia.train.rl.evaluate import FOLDER, evaluate
 from ossia.train.rl.learn import Learner
 from ossia.train.rl.policy import Policy
-from ossia.train.rl.sampler import Sampler
-from ossia.train.rl.settings import HYPER, UNUSED, Evaluating, Objective, Sampling
+from ossia.train.rl.ranks import Ranks
+from ossia.train.rl.sampler import Drawer, Sampler
+from ossia.train.rl.settings import HYPER, UNUSED, Actors, Evaluating, Objective, Sampling
 from ossia.train.run import Run
-from ossia.train.settings import Hyperparameters, Lora
+from ossia.train.settings import Hyperparameters, Lora, Parallel
+from ossia.train.step import Worker
 from ossia.train.weights.export import start
 from ossia.turn import stop_ids
 
@@ -79,6 +84,9 @@ class Config:
     # that torch and the compiled kernels use; None: as many as they find. On a machine that others
     # use too, one is often fastest. Decides no bit of the result
     threads: int | None = None
+    actors: Actors = Actors()  # noqa: RUF009 - frozen
+    # processes that train together, under torchrun; each samples its share, unless there are actors
+    parallel: Parallel | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.save_every < 1:
@@ -145,6 +153,8 @@ def phases(config: Config, out: Path) -> list[Phase]:
             hyper=config.hyper,
             lora=config.changes,
             needs=needs,
+            parallel=config.parallel,
+            together=True,
         ),
         Phase(
             name="export",
@@ -221,32 +231,18 @@ def _use_threads(config: Config) -> None:
 
 
 def run_of(config: Config, out: Path) -> Run:
-    base = base_folder(config.model)
-    folder = out / "train"
-    tokenizer = tokenizer_of(base)
+    plain = _model_of_run(config, out / "train")
+    tokenizer = tokenizer_of(base_folder(config.model))
     teacher = None if config.teacher is None else _teacher(config.teacher, tokenizer)
-    run = Run(
-        name="rl",
-        config=open_checkpoint(base).config,
-        examples=None,
-        steps=config.steps,
-        hyper=replace(config.hyper, warmup=min(config.hyper.warmup, config.steps // 4)),
-        out=folder,
-        start_from=base,
-        quantize=config.rule if config.quantize else False,
-        lora=config.changes,
-        save_every=config.save_every,
-        objective=Policy(config.objective, config.sampling, teacher, _asked(config)),
-        batches=lambda worker, state: iter(()),
-        updates=config.objective.updates,
-        halves=config.objective.halves,
-        threads=config.threads,
-    )
+    policy = Policy(config.objective, config.sampling, teacher, _asked(config))
+    run = replace(plain, objective=policy)
     learner = Learner(
         problems_of(config),
         tokenizer,
         stop_ids(tokenizer),
-        folder,
+        _drawer(config, tokenizer, run.out),
+        _digest(policy, config.hyper.seed),
+        run.out,
         config.objective,
         config.sampling,
         config.evaluating,
@@ -255,6 +251,73 @@ def run_of(config: Config, out: Path) -> Run:
         teacher,
     )
     return replace(run, batches=learner.batches)
+
+
+def _model_of_run(config: Config, out: Path) -> Run:
+    """What is trained, and how; not yet on what."""
+    base = base_folder(config.model)
+    return Run(
+        name="rl",
+        config=open_checkpoint(base).config,
+        examples=None,
+        steps=config.steps,
+        hyper=replace(config.hyper, warmup=min(config.hyper.warmup, config.steps // 4)),
+        out=out,
+        start_from=base,
+        quantize=config.rule if config.quantize else False,
+        lora=config.changes,
+        save_every=config.save_every,
+        parallel=config.parallel,
+        batches=lambda worker, state: iter(()),
+        updates=config.objective.updates,
+        halves=config.objective.halves,
+        threads=config.threads,
+    )
+
+
+def _digest(policy: Policy, seed: int) -> str:
+    text = json.dumps([policy.identity(), seed], sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def _drawer(config: Config, tokenizer: Tokenizer, out: Path) -> Callable[[Worker], Drawer]:
+    """Who samples: this process, actors, or each of several processes its share."""
+
+    def here(model: Transformer) -> Sampler:
+        return Sampler(model, tokenizer, stop_ids(tokenizer), config.sampling)
+
+    def elsewhere(model: Transformer) -> Drawer:
+        checker = here(model) if config.sampling.sampler == "exact" else None
+        make = partial(copy_of, _with_whole_paths(config))
+        return Pool(config.actors, make, trained(model), checker, out / "weights")
+
+    def drawer(worker: Worker) -> Drawer:
+        make = elsewhere if config.actors.count else here
+        if config.parallel is None:
+            return make(worker.model)
+        return Ranks(worker.model, config.quantize and config.rule, make, not config.actors.count)
+
+    return drawer
+
+
+def copy_of(config: Config) -> Copy:
+    """For an actor: what this run begins with."""
+    run = _model_of_run(config, Path("unused"))
+    tokenizer = tokenizer_of(base_folder(config.model))
+    problems = problems_of(config)
+    return Copy(start(run), problems, tokenizer, stop_ids(tokenizer), config.sampling)
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """An actor's folder may be another."""
+    model = config.model
+    if Path(model).exists():
+        model = str(Path(model).resolve())
+    return replace(config, model=model, data=_whole(config.data), reward=_whole(config.reward))
+
+
+def _whole(path: Path | None) -> Path | None:
+    return None if path is None else path.resolve()
 
 
 def _teacher(name: str, tokenizer: Tokenizer) -> Transformer:

@@ -1,15 +1,16 @@
 """Where problems come from: ossia's own tasks, or a user's. Each at every effort is an arm of the
 curriculum.
 
-A problem is a function of (seed, step, group), and nothing else: a step that is done again asks the
-same. Knows tasks; no models, no tensors.
+A problem is a function of (seed, step, group) and of its arm, and nothing else: a step that is done
+again asks the same, and so does another process that is told these numbers (`Problems.again`).
+Knows tasks; no models, no tensors.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Protocol
@@ -25,6 +26,7 @@ LOOK = "conditions look like [k=4..8;kind=cups]"
 TRIES = 2_000  # draws until a problem is as it is wanted
 HELD_OUT = 10  # one row of a user's in so many
 FEW_ROWS = 2 * HELD_OUT  # of fewer, all are trained on
+FOLLOWED, ANY = "followed", "any"  # how an arm was drawn: by a curriculum, or evenly
 
 
 class Source(Protocol):
@@ -192,24 +194,60 @@ class Problems:
         each at every effort.
         """
         found: list[Ask] = []
-        for source in self.sources:
+        for place in range(len(self.sources)):
             for effort in self.efforts:
                 for number in range(problems):
-                    # every effort is asked the same
-                    rng = Random(f"{self.seed}:held out:{source.name}:{number}")
-                    seed = Random(f"{self.seed}:held out:{len(found)}").getrandbits(31)
-                    ask = source.held_out(number, rng, effort)
+                    ask = self._held_out(place, effort, number, len(found))
                     if ask is None:
                         break
-                    found.append(_numbered(ask, len(found), seed, f"{source.name}/{effort}"))
+                    found.append(ask)
         return found
+
+    def again(self, origin: tuple[str | int, ...]) -> Ask:
+        """The ask with this `origin`, as `step` or `held_out` made it, here or elsewhere."""
+        match origin:
+            case ("step", int(step), int(group), str(arm), str(drawn)) if arm in self.arms:
+                return self._of_arm_again(step, group, arm, drawn)
+            case ("held out", int(place), str(effort), int(number), int(group)):
+                ask = self._held_out(place, Effort(effort), number, group)
+                if ask is not None:
+                    return ask
+        raise ConfigError(
+            f"no problem of this run is {origin}: actors must read the same files and have the "
+            "same version of ossia as the process that asks them"
+        )
+
+    def _held_out(self, place: int, effort: Effort, number: int, group: int) -> Ask | None:
+        source = self.sources[place]
+        # every effort is asked the same
+        rng = Random(f"{self.seed}:held out:{source.name}:{number}")
+        seed = Random(f"{self.seed}:held out:{group}").getrandbits(31)
+        ask = source.held_out(number, rng, effort)
+        if ask is None:
+            return None
+        origin = ("held out", place, str(effort), number, group)
+        arm = f"{source.name}/{effort}"
+        return replace(ask, group=group, seed=seed, arm=arm, origin=origin)
 
     def _group(self, step: int, group: int, curriculum: Curriculum | None) -> Ask:
         rng = Random(f"{self.seed}:{step}:{group}")
-        arms = self._arms()
-        arm = curriculum.draw(rng) if curriculum is not None else rng.choice(list(arms))
-        ask = arms[arm](rng)
-        return _numbered(ask, group, rng.getrandbits(31), arm)
+        if curriculum is None:
+            return self._of_arm(step, group, rng.choice(self.arms), ANY, rng)
+        return self._of_arm(step, group, curriculum.draw(rng), FOLLOWED, rng)
+
+    def _of_arm_again(self, step: int, group: int, arm: str, drawn: str) -> Ask:
+        """Whatever arm is drawn, that takes as many numbers from the generator."""
+        rng = Random(f"{self.seed}:{step}:{group}")
+        if drawn == FOLLOWED:
+            Curriculum(self.arms).draw(rng)
+        else:
+            rng.choice(self.arms)
+        return self._of_arm(step, group, arm, drawn, rng)
+
+    def _of_arm(self, step: int, group: int, arm: str, drawn: str, rng: Random) -> Ask:
+        ask = self._arms()[arm](rng)
+        origin = ("step", step, group, arm, drawn)
+        return replace(ask, group=group, seed=rng.getrandbits(31), arm=arm, origin=origin)
 
     def _arms(self) -> dict[str, Callable[[Random], Ask]]:
         found: dict[str, Callable[[Random], Ask]] = {}
@@ -217,16 +255,3 @@ class Problems:
             for effort in self.efforts:
                 found[f"{source.name}/{effort}"] = partial(source.ask, effort=effort, split="train")
         return found
-
-
-def _numbered(ask: Ask, group: int, seed: int, arm: str) -> Ask:
-    return Ask(
-        ask.environment,
-        ask.effort,
-        group,
-        seed,
-        arm,
-        ask.max_tokens,
-        ask.task,
-        ask.about,
-    )

@@ -10,6 +10,8 @@ R rows, D and E hidden, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,8 +26,14 @@ from ossia.train.step import hidden
 
 
 @torch.no_grad()
-def logprobs_of(model: Transformer, batch: PackedBatch, temperature: float) -> NDArray[np.float32]:
-    """[R]: what a model makes of a batch's targets, by the batch's experts if it has some."""
+def logprobs_of(
+    model: Transformer, batch: PackedBatch, temperature: float, *, replay: bool = False
+) -> NDArray[np.float32]:
+    """[R]: what another model makes of a batch's targets, by experts that it chooses itself.
+    `replay`: by those of the batch, which are its own.
+    """
+    if not replay:
+        batch = replace(batch, experts=None)
     x_RD, _ = hidden(model, batch)
     targets = torch.tensor(batch.targets, dtype=torch.int64, device=x_RD.device)
     found = logprobs(x_RD, model.unembedding.weight, targets, temperature)

@@ -15,7 +15,7 @@ from ossia.figures import pass_at
 from ossia.files import write_json
 from ossia.tasks.environment import CUT
 from ossia.train.rl.asks import Problems
-from ossia.train.rl.sampler import Sampler
+from ossia.train.rl.sampler import Drawer
 from ossia.train.rl.settings import Evaluating
 from ossia.turn.rollout import Sample
 
@@ -23,7 +23,7 @@ FOLDER = "evaluations"
 
 
 def evaluate(
-    sampler: Sampler,
+    sampler: Drawer,
     problems: Problems,
     settings: Evaluating,
     out: Path,
@@ -31,7 +31,7 @@ def evaluate(
     version: int,
 ) -> dict[str, Any]:
     """By arm: `pass@1`, `pass@k` of `settings.samples`, mean thoughts and answers. Written to
-    `out`, and returned.
+    `out` by the process that leads, and returned.
     """
     asks = problems.held_out(settings.problems)
     groups = sampler.draw(asks, settings.samples, version)
@@ -40,8 +40,9 @@ def evaluate(
         by_arm.setdefault(ask.arm, []).append(group)
     found = {arm: _row(chosen, settings.samples) for arm, chosen in by_arm.items()}
     result = {"step": step, "version": version, "arms": found}
-    (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    write_json(out / FOLDER / f"{step:06d}.json", result, sole_writer=True)
+    if sampler.leads:
+        (out / FOLDER).mkdir(parents=True, exist_ok=True)
+        write_json(out / FOLDER / f"{step:06d}.json", result, sole_writer=True)
     return result
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,14 @@ from ossia.train.rl.curriculum import Curriculum
 from ossia.train.rl.distill import logprobs_of
 from ossia.train.rl.evaluate import evaluate
 from ossia.train.rl.health import Alarms, numbers
-from ossia.train.rl.sampler import Sampler
+from ossia.train.rl.sampler import Drawer
 from ossia.train.rl.settings import Evaluating, Objective, Sampling
 from ossia.train.rl.worth import Valued, is_live, lessons, progress, valued
 from ossia.train.step import Worker
+from ossia.turn.rollout import Sample
 
 State = dict[str, Any]
+_Valued = tuple[list[Ask], list[list[Valued]]]  # the problems of a step, and their samples
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class _Drawn:
 @dataclass
 class Learner:
     """What a run of so many `steps` samples from its own weights. `stop_tokens` end an answer.
+    `drawer`: who samples for a worker; `run`: tells it from runs that ask or grade otherwise.
     `reference`: what `objective.kl` holds the weights to, None without it; `teacher`: of
     `objective.distill`.
     """
@@ -55,6 +58,8 @@ class Learner:
     problems: Problems
     tokenizer: Tokenizer
     stop_tokens: Collection[int]
+    drawer: Callable[[Worker], Drawer]
+    run: str
     out: Path
     objective: Objective
     sampling: Sampling
@@ -79,7 +84,7 @@ class Learner:
         drawn before an interruption are read from their files: their weights are gone.
         """
         step = self._go_on_from(state)
-        sampler = Sampler(worker.model, self.tokenizer, self.stop_tokens, self.sampling)
+        sampler = self.drawer(worker)
         try:
             while True:
                 self._measure(sampler, step, worker.taken)
@@ -114,25 +119,60 @@ class Learner:
             "ahead": ahead,
         }
 
-    def _measure(self, sampler: Sampler, step: int, version: int) -> None:
+    def _measure(self, sampler: Drawer, step: int, version: int) -> None:
         every = self.evaluating.every
         if every and step % every == 0:
             evaluate(sampler, self.problems, self.evaluating, self.out, step, version)
 
-    def _drawn(self, sampler: Sampler, step: int, version: int) -> _Drawn:
+    def _drawn(self, sampler: Drawer, step: int, version: int) -> _Drawn:
         """The samples of a step: graded, checked, and on the disk."""
-        asks, groups = self._sampled(sampler, step, version)
+        by = record.By(self.run, sampler.prepare(version))
+        found = self._recorded(sampler, step, by)
+        is_new = found is None
+        if found is None:
+            found = self._sampled(step, lambda asks: self._asked(sampler, asks, version))
+        assert found is not None
+        asks, groups = found
         compared = sampler.check([[each.sample for each in group] for group in groups])
-        found = numbers(asks, groups)
-        found |= {"rechecked": float(compared), "version": float(version)}
+        report = numbers(asks, groups)
+        report |= {"rechecked": float(compared), "version": float(version)}
+        if is_new and sampler.leads:
+            self._write(step, asks, groups, by)
+        for warning in self.alarms.look(step, report):
+            if sampler.leads:
+                print(f"ossia: {warning}", file=sys.stderr)
+        self._follow(asks, groups)
+        return _Drawn(step, lessons(groups), report)
+
+    def _write(
+        self, step: int, asks: Sequence[Ask], groups: Sequence[Sequence[Valued]], by: record.By
+    ) -> None:
         lines = []
         for ask, group in zip(asks, groups, strict=True):
-            lines += [record.line_of(step, ask, each, self.tokenizer) for each in group]
+            lines += [record.line_of(step, ask, each, self.tokenizer, by) for each in group]
         record.write(self.out, step, lines)
-        for warning in self.alarms.look(step, found):
-            print(f"ossia: {warning}", file=sys.stderr)
-        self._follow(asks, groups)
-        return _Drawn(step, lessons(groups), found)
+
+    def _recorded(self, sampler: Drawer, step: int, by: record.By) -> _Valued | None:
+        """The samples of a step that an interrupted call has drawn from the same weights; None if
+        there are none. Neither the model nor tools nor rewards are asked again: what was said then
+        decides, also that nothing was.
+        """
+        here = record.samples(record.path_of(self.out, step), by) if sampler.leads else {}
+        known = sampler.agreed(here)
+        if not known:
+            return None
+
+        def look(asks: Sequence[Ask]) -> Sequence[Sequence[Sample]] | None:
+            if all(ask.group in known for ask in asks):
+                return [known[ask.group] for ask in asks]
+            return None
+
+        return self._sampled(step, look)
+
+    def _asked(
+        self, sampler: Drawer, asks: Sequence[Ask], version: int
+    ) -> Sequence[Sequence[Sample]]:
+        return sampler.draw(asks, self.sampling.samples, version)
 
     def _batch(self, drawn: _Drawn, model: Transformer) -> PackedBatch:
         echo = self.objective.echo > 0
@@ -147,13 +187,13 @@ class Learner:
         """[R]: what the trainer finds with the weights that sampled; an exact engine said so."""
         if self.sampling.sampler == "exact":
             return batch.streams["behaviour"]
-        return logprobs_of(model, batch, self.sampling.temperature)
+        return logprobs_of(model, batch, self.sampling.temperature, replay=True)
 
     def _sampled(
-        self, sampler: Sampler, step: int, version: int
-    ) -> tuple[list[Ask], list[list[Valued]]]:
+        self, step: int, draw: Callable[[Sequence[Ask]], Sequence[Sequence[Sample]] | None]
+    ) -> _Valued | None:
         """The problems of a step and their valued samples. With `refill`, others in place of those
-        that teach nothing, which are kept for the record.
+        that teach nothing, which are kept for the record. None if `draw` gives None.
         """
         asks: list[Ask] = []
         groups: list[list[Valued]] = []
@@ -161,8 +201,10 @@ class Learner:
         for _ in range(1 + self.sampling.refill):
             numbers_of = range(len(asks), len(asks) + wanted)
             new = self.problems.step(step, numbers_of, self.curriculum)
-            for group in sampler.draw(new, self.sampling.samples, version):
-                groups.append(valued(group, self.objective, self.sampling.charged))
+            drawn = draw(new)
+            if drawn is None:
+                return None
+            groups += [valued(group, self.objective, self.sampling.charged) for group in drawn]
             asks += new
             wanted = self.sampling.groups - sum(map(is_live, groups))
             if wanted <= 0:
@@ -181,11 +223,10 @@ class Learner:
     def _with_others(self, batch: PackedBatch) -> PackedBatch:
         """With what other models make of it."""
         temperature = self.sampling.temperature
-        own = replace(batch, experts=None)  # others choose experts themselves
         if self.reference is not None:
-            batch = batch.with_streams(reference=logprobs_of(self.reference, own, temperature))
+            batch = batch.with_streams(reference=logprobs_of(self.reference, batch, temperature))
         if self.teacher is not None and self.objective.distill == "sampled":
-            wanted = logprobs_of(self.teacher, own, temperature)
+            wanted = logprobs_of(self.teacher, batch, temperature)
             batch = batch.with_streams(advantage=wanted - batch.streams["behaviour"])
         return batch
 

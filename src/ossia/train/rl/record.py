@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ossia.errors import DataError
 from ossia.files import replace_file
-from ossia.tasks.environment import Ask
+from ossia.harmony import Effort
+from ossia.tasks.environment import Ask, Counts, Outcome, Reward
+from ossia.tasks.problem import Call
 from ossia.tokenizer import Tokenizer
 from ossia.train.rl.batches import Lesson
 from ossia.train.rl.worth import Valued
 from ossia.turn.record import Piece, Segment
+from ossia.turn.rollout import Sample
 
 FOLDER = "rollouts"
 Line = dict[str, Any]
+Groups = Mapping[int, Sequence[Sample]]
 # what readers use
 KEYS = {"step", "group", "index", "task", "arm", "effort", "segments", "analysis", "final"}
 KEYS |= {"reason", "reward", "graded", "correct", "why", "advantage", "counts"}
@@ -32,7 +36,17 @@ OF_SEGMENTS = {"prompt", "prompt_tokens", "pieces"}
 OF_PIECES = {"text", "sampled", "tokens", "logprobs"}
 
 
-def line_of(step: int, ask: Ask, each: Valued, tokenizer: Tokenizer) -> Line:
+@dataclass(frozen=True)
+class By:
+    """Whose samples a file has: `run` tells settings apart that ask or grade otherwise, `weights`
+    is the checksum of those that sampled.
+    """
+
+    run: str
+    weights: str
+
+
+def line_of(step: int, ask: Ask, each: Valued, tokenizer: Tokenizer, by: By) -> Line:
     """A sample as an object. `segments` have the tokens as they were, inserted ones too."""
     sample = each.sample
     analysis = [m.text for m in sample.messages if m.channel == "analysis"]
@@ -45,6 +59,8 @@ def line_of(step: int, ask: Ask, each: Valued, tokenizer: Tokenizer) -> Line:
         "arm": ask.arm,
         "effort": str(sample.effort),
         "version": sample.version,
+        "run": by.run,
+        "weights": by.weights,
         "seed": ask.seed,
         "segments": [_segment(segment, tokenizer) for segment in sample.segments],
         "analysis": "\n\n".join(analysis),
@@ -64,14 +80,15 @@ def line_of(step: int, ask: Ask, each: Valued, tokenizer: Tokenizer) -> Line:
 def _segment(segment: Segment, tokenizer: Tokenizer) -> Line:
     pieces = []
     for piece in segment.pieces:
-        pieces.append(
-            {
-                "text": tokenizer.decode(piece.ids),
-                "sampled": piece.is_sampled,
-                "tokens": list(piece.ids),
-                "logprobs": None if piece.logprobs is None else list(piece.logprobs),
-            }
-        )
+        found = {
+            "text": tokenizer.decode(piece.ids),
+            "sampled": piece.is_sampled,
+            "tokens": list(piece.ids),
+            "logprobs": None if piece.logprobs is None else list(piece.logprobs),
+        }
+        if piece.experts is not None:
+            found["experts"] = piece.experts
+        pieces.append(found)
     return {
         "prompt": tokenizer.decode(segment.prompt),
         "prompt_tokens": list(segment.prompt),
@@ -168,8 +185,44 @@ def _segment_of(found: Mapping[str, Any]) -> Segment:
     pieces = []
     for piece in found["pieces"]:
         logprobs = piece["logprobs"]
-        pieces.append(Piece(tuple(piece["tokens"]), None if logprobs is None else tuple(logprobs)))
+        pieces.append(
+            Piece(
+                tuple(piece["tokens"]),
+                None if logprobs is None else tuple(logprobs),
+                _experts_of(piece.get("experts")),
+            )
+        )
     return Segment(tuple(found["prompt_tokens"]), tuple(pieces))
+
+
+def _experts_of(found: Any) -> Any:
+    """Tuples of tuples of ids: of each token, in each layer."""
+    return None if found is None else tuple(tuple(map(tuple, layers)) for layers in found)
+
+
+def samples(path: Path, by: By) -> Groups:
+    """The samples that a file has, by group; none if there is no such file, or if it is of another
+    run or of other weights.
+
+    A step that is done again after an interruption takes them as they are: nothing is asked again,
+    neither the model, nor tools, nor whoever grades, who may say something else now, or nothing.
+    """
+    found: dict[int, list[Sample]] = {}
+    for line in read([path]) if path.exists() else ():
+        if (line.get("run"), line.get("weights")) != (by.run, by.weights):
+            return {}
+        found.setdefault(line["group"], []).append(_sample_of(line))
+    return found
+
+
+def _sample_of(line: Line) -> Sample:
+    """Without its messages: the record has what was said."""
+    calls = tuple(Call(**call) for call in line["calls"])
+    outcome = Outcome(line["final"], calls, line["reason"], Counts(**line["counts"]))
+    reward = Reward(line["graded"], line["parts"], line["correct"], line["why"])
+    segments = tuple(map(_segment_of, line["segments"]))
+    effort = Effort(line["effort"])
+    return Sample(line["group"], line["index"], line["version"], effort, segments, outcome, reward)
 
 
 def sampled_text(line: Mapping[str, Any]) -> str:

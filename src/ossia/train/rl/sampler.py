@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 from ossia.checkpoint import export, load
 from ossia.checkpoint.mapped import is_mapped
@@ -22,7 +23,10 @@ from ossia.model.native import Precision, make_native
 from ossia.model.promotion import Promotion
 from ossia.tasks.environment import Ask
 from ossia.tokenizer import Tokenizer
+from ossia.train.optim import trained
+from ossia.train.rl.record import Groups
 from ossia.train.rl.settings import Sampling
+from ossia.train.rl.sync import checksum
 from ossia.turn.many import sample_many
 from ossia.turn.rollout import Manner, Sample
 from ossia.turn.turn import Limits
@@ -33,8 +37,36 @@ PROMPT = 1024  # tokens of a usual prompt, and of what tools and users add
 CHECKED = 256  # tokens of each step that are computed again as in training
 
 
+class Drawer(Protocol):
+    """Whoever samples: this process (`Sampler`), others (`actors.Actors`), or several at once
+    (`ranks.Ranks`). A `version` is how many updates the weights have had.
+    """
+
+    leads: bool  # whether this process writes files
+
+    def prepare(self, version: int) -> str:
+        """Sample from the weights of this version from now on; their checksum."""
+        ...
+
+    def draw(self, asks: Sequence[Ask], samples: int, version: int) -> list[list[Sample]]:
+        """The groups of samples, in the order of the asks."""
+        ...
+
+    def check(self, groups: Sequence[Sequence[Sample]]) -> int:
+        """Compute some of the samples again as training does; how many tokens were compared."""
+        ...
+
+    def agreed(self, found: Groups) -> Groups:
+        """What the leading process found of earlier samples; the same in every process."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Sampler:
     """Holds the engine from the first step to the last: `close` it."""
+
+    leads = True
 
     def __init__(
         self,
@@ -50,15 +82,20 @@ class Sampler:
             temperature=settings.temperature, stop_ids=frozenset(stop_tokens)
         )
         self._version = 0
+        self._weights: str | None = None
         self._engine = self._new_engine()
 
-    def draw(self, asks: Sequence[Ask], samples: int, version: int) -> list[list[Sample]]:
-        """The groups of samples, in the order of the asks. `version`: how many updates the weights
-        have had.
-        """
+    def prepare(self, version: int) -> str:
         if version != self._version:
             self._version = version
+            self._weights = None
             self._take_new_weights()
+        if self._weights is None:
+            self._weights = checksum(trained(self._model))
+        return self._weights
+
+    def draw(self, asks: Sequence[Ask], samples: int, version: int) -> list[list[Sample]]:
+        self.prepare(version)
         settings = self._settings
         manner = Manner(
             limits=Limits(max_tokens=settings.max_tokens),
@@ -80,9 +117,7 @@ class Sampler:
         return [[group[n] for n in sorted(group)] for group in groups.values()]
 
     def check(self, groups: Sequence[Sequence[Sample]]) -> int:
-        """Compute some of the samples again as training does; how many tokens were compared. Raises
-        `TrainingError` if a log-probability differs by a single bit.
-        """
+        """Raises `TrainingError` if a log-probability differs by a single bit."""
         if self._settings.sampler != "exact":
             return 0
         reported = []
@@ -95,6 +130,9 @@ class Sampler:
         return recheck(
             self._model, reported, temperature=self._settings.temperature, tokens=CHECKED
         )
+
+    def agreed(self, found: Groups) -> Groups:
+        return found
 
     def close(self) -> None:
         self._engine.close()

@@ -19,6 +19,7 @@ Correction = Literal["none", "tis", "mis", "seq_tis", "seq_mis", "geo"]
 Normalizer = Literal["tokens", "samples", "constant"]
 Distill = Literal["none", "sampled", "full"]
 Sampler = Literal["exact", "bf16", "int8", "float32"]
+Sync = Literal["store", "folder", "broadcast"]
 
 # What differs from pre-training: rewards move weights by little, and nothing else may.
 HYPER = Hyperparameters(
@@ -150,6 +151,28 @@ class Evaluating:
             raise ConfigError(
                 "evaluating.every must be 0 or more, problems and samples 1 or more, found "
                 f"{self.every}, {self.problems} and {self.samples}"
+            )
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Processes that sample, on this machine or others, while this one learns. With as many as one
+    likes the result has the same bits. Needs Ray (`pip install 'ossia[ray]'`).
+    """
+
+    count: int = 0  # 0: this process samples itself
+    # how weights get there: through the store of objects of a machine, a folder that all see
+    # (OUT/train/weights), or from memory to memory
+    sync: Sync = "store"
+    address: str | None = None  # of a cluster of Ray that runs; None: processes of this machine
+    threads: int = 1  # of each
+
+    def __post_init__(self) -> None:
+        _one_of(Sync, "actors.sync", self.sync)
+        if self.count < 0 or self.threads < 1:
+            raise ConfigError(
+                "actors.count must be 0 or more and actors.threads 1 or more, found "
+                f"{self.count} and {self.threads}"
             )
 
 
