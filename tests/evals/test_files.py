@@ -117,3 +117,17 @@ def test_missing_and_empty_columns(tmp_path: Path) -> None:
         row.need("question", "problem")
     with pytest.raises(DataError, match="'answer' must be text, found list"):
         row.text("answer")
+
+
+def test_columns_splits_and_what_spreadsheets_write(tmp_path: Path) -> None:
+    wanted = [{"question": "a", "answer": "3"}, {"question": "b", "answer": "4"}]
+    by_column = {name: [row[name] for row in wanted] for name in wanted[0]}
+    by_number = {name: dict(enumerate(column)) for name, column in by_column.items()}
+    for name, value in {"c": by_column, "n": by_number, "s": {"train": wanted}}.items():
+        path = write(tmp_path / f"{name}.json", json.dumps(value))
+        assert [row.values for row in read_rows(path)] == wanted
+    path = write(tmp_path / "semicolons.csv", "question;answer\r\na;3\r\nb;4\r\n")
+    assert [row.values for row in read_rows(path)] == wanted
+    path = tmp_path / "wide.csv"
+    path.write_bytes("question,answer\na,3\nb,4\n".encode("utf-16"))
+    assert [row.values for row in read_rows(path)] == wanted

@@ -271,6 +271,51 @@ def test_functions_with_a_test(tmp_path: Path) -> None:
     assert kind(human, block("def twice(x):\n    return x")) == "wrong"
 
 
+def test_choices_in_the_layouts_of_copies(tmp_path: Path) -> None:
+    """Without names of columns, with ten options, without an id, with an order of its own."""
+    path = tmp_path / "abstract_algebra_test.csv"
+    path.write_text('"Find it, please",0,4,2,6,B\nHow many?,8,2,24,120,C\n')
+    found = read(SUITES["mmlu"], [path])[0]
+    assert [one.gold for one in found] == ["B", "C"]
+    assert found[0].group == "abstract_algebra" and "Find it, please" in text_of(found[0])
+    options = {"question": "Which?", "options": list("abcdefghij"), "answer": "I"}
+    assert asked("mmlu", tmp_path / "pro.jsonl", [options])[0].gold == "I"
+    assert asked("gpqa", tmp_path / "copy.jsonl", [options])[0].gold == "I"
+    row = {"Question": "Which?", "Correct Answer": "x"}
+    row |= {f"Incorrect Answer {n}": str(n) for n in (1, 2, 3)}
+    (first,) = asked("gpqa", tmp_path / "a.jsonl", [row])
+    (second,) = asked("gpqa", tmp_path / "b.jsonl", [row])
+    assert first == second or text_of(first) == text_of(second)
+
+
+def test_golds_as_files_write_them(tmp_path: Path) -> None:
+    rows = [
+        {"question": "1?", "answer": "336^\\circ"},
+        {"question": "2?", "answer": "$\\boxed{70}$"},
+    ]
+    for question, right in zip(asked("aime", tmp_path / "a.jsonl", rows), (336, 70), strict=True):
+        assert kind(question, f"\\boxed{{{right}}}") == "right"
+    empty = {"bytes": None, "path": None}
+    row = {"id": "1", "question": "?", "image": empty, "answer": "5", "answer_type": "exactMatch"}
+    assert asked("hle", tmp_path / "h.jsonl", [row])
+    judge = Says({})
+    text = {**HEALTH, "rubrics": [{"criterion": "x", "points": "5"}]}
+    (question,) = asked("healthbench", tmp_path / "b.jsonl", [text], Graders(judge=judge))
+    assert json.loads(question.gold) == [["x", 5.0]]
+
+
+def test_questions_and_answers_of_the_user(tmp_path: Path) -> None:
+    rows = [
+        {"question": "How many?", "answer": "2 and 2 are 4.\n#### 4"},
+        {"prompt": "Which city?", "answer": "Oslo"},
+    ]
+    number, city = asked("qa", tmp_path / "a.jsonl", rows)
+    assert number.gold == "4" and kind(number, "Answer: 4") == "right"
+    assert kind(number, "Answer: 3, 4") != "right"
+    assert kind(city, "Answer: Oslo") == "right"
+    assert kind(city, "Answer: Oslo, Bergen") == "unparsed"
+
+
 CHEATS = {
     "ends": "import os\n\ndef twice(x):\n    os._exit(0)",
     "ends at once": "import os\nos._exit(0)\ndef twice(x):\n    pass",

@@ -24,6 +24,7 @@ LONGEST_FIELD = 1 << 30  # characters of a CSV field: private tests are large
 MOST_NAMED = 5  # bad lines in an error
 GZIP = b"\x1f\x8b"
 PARQUET = b"PAR1"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _LISTS = ("rows", "data", "examples", "questions")  # under which a JSON object may keep them
 
 
@@ -65,8 +66,10 @@ class Row:
         return well_formed(str(value))
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Raises `DataError` for a file that is not there, not readable, or has no rows."""
+def read_rows(path: Path, unnamed: Sequence[str] = ()) -> list[Row]:
+    """`unnamed`: the columns of a CSV file without a line of names, where that is a format too.
+    Raises `DataError` for a file that is not there, not readable, or has no rows.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -76,37 +79,45 @@ def read_rows(path: Path) -> list[Row]:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path} is a damaged gzip file: {error}", "file") from error
-    rows = list(_rows(path, data))
+    rows = list(_rows(path, data, unnamed))
     if not rows:
         raise DataError(f"{path} has no rows", "file")
     return rows
 
 
-def _rows(path: Path, data: bytes) -> Iterator[Row]:
+def _rows(path: Path, data: bytes, unnamed: Sequence[str]) -> Iterator[Row]:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if data.startswith(PARQUET) or ".parquet" in suffixes:
         yield from _parquet(path, data)
         return
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: byte {error.start}", "file") from error
+        raise DataError(
+            f"{path} is not UTF-8 text: byte {error.start}; save it as UTF-8", "file"
+        ) from error
     if ".csv" in suffixes or ".tsv" in suffixes:
-        yield from _csv(path, text, "\t" if ".tsv" in suffixes else ",")
+        yield from _csv(path, text, unnamed)
     elif text.lstrip().startswith("[") or ".json" in suffixes:
         yield from _json(path, text)
     elif text.lstrip().startswith("{"):
         yield from _json_lines(path, text)
     else:
-        yield from _csv(path, text, ",")
+        yield from _csv(path, text, unnamed)
 
 
-def _csv(path: Path, text: str, delimiter: str) -> Iterator[Row]:
+def _csv(path: Path, text: str, unnamed: Sequence[str]) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_FIELD)
+    delimiter = _delimiter(path, text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     bad: list[str] = []
     try:
-        names = [name.strip() for name in next(reader, [])]
+        first = next(reader, [])
+        names = [name.strip() for name in first]
+        if names and len(names) == len(unnamed) and unnamed[0] not in map(_folded, names):
+            names = list(unnamed)
+            where = f"{path}, line {reader.line_num}"
+            yield Row(where, dict(zip(names, first, strict=True)))
         if len(set(names)) < len(names):
             raise DataError(f"{path}: two columns have the same name: {', '.join(names)}", "file")
         for cells in reader:
@@ -118,6 +129,14 @@ def _csv(path: Path, text: str, delimiter: str) -> Iterator[Row]:
     except csv.Error as error:
         bad.append(f"line {reader.line_num}: {error}")
     _refuse(path, bad)
+
+
+def _delimiter(path: Path, text: str) -> str:
+    """A comma, unless there is none in the first line: some spreadsheets write `;`."""
+    line = text.partition("\n")[0]
+    if ".tsv" in path.name.lower():
+        return "\t"
+    return "," if "," in line else max(";\t", key=line.count)
 
 
 def _json_lines(path: Path, text: str) -> Iterator[Row]:
@@ -138,7 +157,9 @@ def _json_lines(path: Path, text: str) -> Iterator[Row]:
 
 
 def _json(path: Path, text: str) -> Iterator[Row]:
-    """An array of objects, alone or in an object; or lines after all, whatever the file's name."""
+    """An array of objects, alone or in an object; an object of columns; or lines after all,
+    whatever the file's name.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -148,7 +169,7 @@ def _json(path: Path, text: str) -> Iterator[Row]:
         raise DataError(f"{path} is not JSON: {error}", "file") from error
     if isinstance(value, dict):
         lists = [value[name] for name in _LISTS if isinstance(value.get(name), list)]
-        value = lists[0] if lists else [value]
+        value = lists[0] if lists else _by_columns(value)
     bad: list[str] = []
     for number, one in enumerate(value, 1):
         if isinstance(one, dict):
@@ -157,6 +178,26 @@ def _json(path: Path, text: str) -> Iterator[Row]:
         else:
             bad.append(f"row {number} is not a JSON object")
     _refuse(path, bad)
+
+
+def _by_columns(value: Mapping[str, Any]) -> list[Any]:
+    """The rows of {"question": [...], "answer": [...]}, or of {"question": {"0": ...}, ...} as
+    pandas writes it; of anything else one row, which is the object itself.
+    """
+    columns = list(value.values())
+    if len(columns) == 1 and isinstance(columns[0], list):
+        return columns[0]  # the name is a split's
+    if all(isinstance(column, dict) for column in columns):
+        columns = [list(column.values()) for column in columns]
+    if not all(isinstance(column, list) for column in columns):
+        return [value]
+    lengths = set(map(len, columns))
+    if len(lengths) != 1:
+        return [value]
+    rows = []
+    for cells in zip(*columns, strict=True):
+        rows.append(dict(zip(value, cells, strict=True)))
+    return rows
 
 
 def _parquet(path: Path, data: bytes) -> Iterator[Row]:

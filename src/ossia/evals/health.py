@@ -8,6 +8,7 @@ no models: a `Judge` is given. Without a verdict there is no score: the answer c
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -120,13 +121,27 @@ def _rubrics(row: Row) -> list[Rubric]:
     rubrics = []
     for one in value if isinstance(value, list) else []:
         criterion = one.get("criterion") if isinstance(one, Mapping) else None
-        worth = one.get("points") if isinstance(one, Mapping) else None
-        if not isinstance(criterion, str) or not isinstance(worth, (int, float)):
-            raise DataError(f"{row.where}: a rubric needs a 'criterion' and 'points'", "rubrics")
-        rubrics.append(Rubric(criterion, float(worth)))
+        worth = _points(one.get("points")) if isinstance(one, Mapping) else None
+        if not isinstance(criterion, str) or worth is None:
+            raise DataError(
+                f"{row.where}: a rubric needs a 'criterion', which is text, and 'points', a number",
+                "rubrics",
+            )
+        rubrics.append(Rubric(criterion, worth))
     if not any(rubric.points > 0 for rubric in rubrics):
         raise DataError(f"{row.where}: no rubric has positive points", "rubrics")
     return rubrics
+
+
+def _points(value: Any) -> float | None:
+    """Of a number, or its text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        found = float(value)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _decoded(row: Row, name: str) -> Any:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,9 @@ from ossia.evals import health
 from ossia.evals.answers import LETTERS, Mark, grade_choice, grade_number, grade_words
 from ossia.evals.files import Row, read_rows
 from ossia.evals.programs import contests, functions, tested
-from ossia.evals.questions import Answered, Question, with_own_ids
-from ossia.evals.reading.values import Number, value_of
+from ossia.evals.questions import Answered, Question, digest_of, with_own_ids
+from ossia.evals.reading.numerals import read_number
+from ossia.evals.reading.values import Number
 from ossia.harmony import Message, Role
 
 MOST_CHOICES = len(LETTERS)
@@ -38,6 +39,8 @@ OPEN_PROMPT = (
     "{question}\n\nGive your reasons in short, and end with a line that says 'Answer: ' and the "
     "exact answer."
 )
+_GRADE_SCHOOL = "####"  # GSM8K's answers end with a number behind it
+_CHOICES = ("choices", "options")
 _LISTED = re.compile(r"^[ \t]*\(?([A-Z])[).:]", re.MULTILINE)
 
 
@@ -65,6 +68,7 @@ class Suite:
     read: Read
     repeats: int = 1
     needs: tuple[str, ...] = ()
+    unnamed: tuple[str, ...] = ()  # columns of CSV files without a line of names
 
 
 def read(
@@ -78,7 +82,7 @@ def read(
     places = []
     left_out: Counter[str] = Counter()
     for path in paths:
-        for row in read_rows(path):
+        for row in read_rows(path, suite.unnamed):
             try:
                 question = suite.read(row, graders)
             except LeftOut as why:
@@ -103,12 +107,12 @@ def _user(text: str) -> tuple[Message, ...]:
 def _aime(row: Row, graders: Graders) -> Question:
     question = row.text("question", "problem")
     gold = row.text("answer")
-    value = value_of(gold.strip())
-    if value is None:
+    value = read_number(gold)  # some files have \\boxed{70} or 336^\\circ
+    if value.why:
         raise DataError(f"{row.where}: the answer {gold!r} is not a number", "answer")
     name = row.get("id", "ID")
     asked = _user(NUMBER_PROMPT.format(question=question.strip()))
-    return Question(_name(name), "", asked, gold.strip(), partial(_number, value))
+    return Question(_name(name), "", asked, gold.strip(), partial(_number, value.value))
 
 
 def _number(gold: Number, answered: Answered) -> Mark:
@@ -124,10 +128,13 @@ def _name(value: Any) -> str:
 
 def _gpqa(row: Row, graders: Graders) -> Question:
     """The right choice comes first in the file; here each question has an order of its own, which
-    the hash of its id decides.
+    the hash of its id decides, or of its words if it has none. Copies that list their choices in an
+    order already keep it.
     """
+    if row.has(*_CHOICES) or row.has("A"):
+        return _mmlu(row, graders)
     question = row.text("Question")
-    name = row.text("Record ID").strip()
+    name = _name(row.get("Record ID", "id")) or digest_of(question)
     wrong = [row.text(f"Incorrect Answer {n}") for n in (1, 2, 3)]
     choices = [text.strip() for text in (row.text("Correct Answer"), *wrong)]
     hashes = [hashlib.sha256(f"{name}:{n}".encode()).digest() for n in range(4)]
@@ -139,17 +146,34 @@ def _gpqa(row: Row, graders: Graders) -> Question:
 
 def _mmlu(row: Row, graders: Graders) -> Question:
     question = row.text("question")
-    if row.has("choices"):
+    if row.has(*_CHOICES):
         choices = _choices_of(row)
     else:
         choices = [row.text(letter).strip() for letter in "ABCD"]
     right = _place_of(row, len(choices))
-    return _choice("", _name(row.get("subject")), question, choices, right)
+    name = _name(row.get("question_id", "Record ID"))
+    group = _name(row.get("subject", "Subdomain", "category"))
+    group = group or _subject_of(row)
+    return _choice(
+        name,
+        group,
+        question,
+        choices,
+        right,
+    )
+
+
+def _subject_of(row: Row) -> str:
+    """MMLU's own files have their subject in their name alone: abstract_algebra_test.csv."""
+    path, _, _ = row.where.rpartition(",")
+    name, _, _ = Path(path).name.partition(".")
+    subject, _, split = name.rpartition("_")
+    return subject if split in ("test", "val", "dev") else ""
 
 
 def _choices_of(row: Row) -> list[str]:
     """A list, or the text of one as JSON or Python writes it."""
-    value = row.need("choices")
+    value = row.need(*_CHOICES)
     if isinstance(value, str):
         for parse in (json.loads, ast.literal_eval):
             try:
@@ -201,7 +225,7 @@ def _choice(
 
 def _hle(row: Row, graders: Graders) -> Question:
     """Text only. Its multiple-choice questions hold their choices in the question."""
-    if _name(row.get("image")):
+    if _has_image(row.get("image")):
         raise LeftOut("it has an image")
     question = row.text("question")
     gold = row.text("answer").strip()
@@ -221,6 +245,38 @@ def _hle(row: Row, graders: Graders) -> Question:
         )
     grade = partial(_words, question, gold, graders.judge)
     return Question(row.text("id"), group, asked, gold, grade)
+
+
+def _has_image(value: Any) -> bool:
+    """Where there is none, some files have an object whose fields are all empty."""
+    if isinstance(value, Mapping):
+        return any(map(_has_image, value.values()))
+    return bool(value) and bool(_name(value))
+
+
+def _own(row: Row, graders: Graders) -> Question:
+    """Questions and answers of the user: a number, or words."""
+    question = row.text("question", "problem", "prompt", "input")
+    answer = row.text("answer", "target", "output")
+    gold = answer.rpartition(_GRADE_SCHOOL)[2].strip()
+    if not gold:
+        raise DataError(f"{row.where}: nothing follows #### in 'answer'", "answer")
+    asked = _user(OPEN_PROMPT.format(question=question.strip()))
+    name = _name(row.get("id", "question_id"))
+    group = _name(row.get("category", "subject"))
+    grade = partial(
+        _words,
+        question,
+        gold,
+        graders.judge,
+    )
+    return Question(
+        name,
+        group,
+        asked,
+        gold,
+        grade,
+    )
 
 
 def _words(
@@ -259,8 +315,14 @@ def _contest(row: Row, graders: Graders) -> Question:
 _ROWS = (
     Suite("aime", "whole numbers from 0 to 999", _aime, repeats=8),
     Suite("gpqa", "four choices, in an order of each question's own", _gpqa, repeats=8),
-    Suite("mmlu", "choices by subject; MMMLU and its like too", _mmlu),
+    Suite(
+        "mmlu",
+        "choices by subject; MMMLU and its like too",
+        _mmlu,
+        unnamed=("question", "A", "B", "C", "D", "answer"),
+    ),
     Suite("hle", "exact answers and choices, without images", _hle),
+    Suite("qa", "questions and answers of your own: numbers or words", _own),
     Suite("healthbench", "points by rubrics, with a judge", _healthbench, needs=("judge",)),
     Suite("humaneval", "functions to complete, run in the sandbox", _program, needs=("runner",)),
     Suite("mbpp", "the same format, other functions", _program, needs=("runner",)),

@@ -139,11 +139,6 @@ class Later:
     def _yes(self, *_: Any) -> bool:
         return True
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _itself
-    __rtruediv__ = __floordiv__ = __mod__ = __pow__ = __neg__ = __abs__ = __round__ = _itself
-    __call__ = __getitem__ = _itself
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __bool__ = _yes
-
     def __hash__(self) -> int:
         return 0
 
@@ -163,6 +158,13 @@ class Later:
         if name.startswith("__"):
             raise AttributeError(name)
         return self
+
+
+_SUMS = "add radd sub rsub mul rmul truediv rtruediv floordiv mod pow neg abs round call getitem"
+for _name in _SUMS.split():
+    setattr(Later, f"__{_name}__", Later._itself)
+for _name in ("eq", "ne", "lt", "le", "gt", "ge", "contains", "bool"):
+    setattr(Later, f"__{_name}__", Later._yes)
 
 
 class Stop(BaseException):
