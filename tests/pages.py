@@ -25,13 +25,16 @@ in_browser = [
 ]
 OPTIONS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking",
+    "--disable-background-networking", "--disable-back-forward-cache",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 
 FINAL = "<|channel|>final<|message|>{}<|return|>"
 THOUGHT = "<|channel|>analysis<|message|>{}<|end|><|start|>assistant"
 CALL = "<|channel|>commentary to=functions.{} <|constrain|>json<|message|>{}<|call|>"
+
+
+USUAL = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}
 
 
 def final(text: str) -> str:
@@ -120,39 +123,79 @@ def says(tokenizer, script) -> Iterator:
         yield start
 
 
-@pytest.fixture
-def opened(browser) -> Iterator:
-    """`page = opened(url, ...)`: a page in a profile of its own. Whatever goes wrong in it fails
-    the test, what the browser's policy forbids included.
+class Tab:
+    """A page in a profile of its own; `wrong` is whatever goes wrong in it, what the browser's
+    policy forbids included.
     """
-    contexts, wrong = [], []
+
+    def __init__(self, browser, **options: object) -> None:
+        self.context = browser.new_context(**USUAL | options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(8000)
+        self.url = ""
+        self.wrong: list[str] = []
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("console", self._said)
+        self.page.on("request", self._sent)
+
+    def _said(self, said) -> None:
+        # Chromium writes a line for every answer that is not a 200, too
+        if said.type == "error" and not said.text.startswith("Failed to load resource"):
+            self.wrong.append(said.text)
+
+    def _sent(self, request) -> None:
+        if not request.url.startswith((self.url, "data:")):
+            self.wrong.append(request.url)
+
+    def open(self, url: str):
+        self.url = url
+        self.page.goto(url)
+        return self.page
+
+    def forget(self) -> None:
+        """Become as a new tab in a new profile: a server may have its address for many tests.
+
+        What it shows then is of the same site, for any other would be given another process; and
+        not from the server, which may have ended.
+        """
+        self.page.unroute_all()
+        self.page.route("**/*", lambda route: route.fulfill(body=""))
+        self.page.goto(self.url)
+        self.page.unroute_all()
+        self.page.evaluate("sessionStorage.clear()")
+        everything = {"origin": self.url.rstrip("/"), "storageTypes": "all"}
+        session = self.context.new_cdp_session(self.page)
+        session.send("Storage.clearDataForOrigin", everything)
+        session.detach()
+        self.page.emulate_media(color_scheme=USUAL["color_scheme"])
+        self.page.mouse.move(0, 0)
+
+
+@pytest.fixture
+def opened(browser, tabs) -> Iterator:
+    """`page = opened(url, ...)`: a page in a profile of its own. Whatever goes wrong in it fails
+    the test.
+
+    A new page costs Chromium a process, five times what a test costs: the first page of a test is
+    that of the test before, unless options are given or that test failed.
+    """
+    again, own, wrong = [], [], []
 
     def start(url: str, **options: object):
-        options = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light", **options}
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(8000)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: wrong.append(said.text) if is_wrong(said) else None)
-        page.on(
-            "request",
-            lambda sent: (
-                wrong.append(sent.url) if not sent.url.startswith((url, "data:")) else None
-            ),
-        )
-        page.goto(url)
-        return page
+        is_first = not own and not again
+        tab = tabs.pop() if is_first and not options and tabs else Tab(browser, **options)
+        (own if options else again).append(tab)
+        tab.wrong = wrong
+        return tab.open(url)
 
     start.wrong = wrong
     yield start
-    for context in contexts:
-        context.close()
+    for tab in own:
+        tab.context.close()
+    for tab in again:
+        tab.forget()
     assert wrong == []
-
-
-def is_wrong(said) -> bool:
-    """Chromium writes a line for every answer that is no 200, too."""
-    return said.type == "error" and not said.text.startswith("Failed to load resource")
+    tabs.extend(again)
 
 
 def ask(page, text: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import httpx
+import known_endpoints
 import pytest
 
 import ossia
@@ -16,6 +17,7 @@ from ossia.server import ScriptedEngine, Settings, create_app
 from ossia.tokenizer import Tokenizer
 
 Script = Callable[..., list[int]]
+known_endpoints.remember()
 
 
 @pytest.fixture(scope="session")

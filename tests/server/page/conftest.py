@@ -1,7 +1,8 @@
-"""One Chromium for all tests of the page: each opens a profile of its own in it.
+"""One Chromium for all tests of the page.
 
 Playwright's own loop runs as long as it is connected, and no other test could run one: so the
-browser is a process of the session, and each module connects to it.
+browser is a process of the session, and the tests of this folder, which is a package for that, are
+connected to it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pages import CHROMIUM, OPTIONS, playwright
+from pages import CHROMIUM, OPTIONS, Tab, playwright
 
 # As playwright has it: without a screen Chromium would have no mouse.
 MOUSE = (
@@ -47,9 +48,15 @@ def port_of(profile: Path, process: subprocess.Popen[bytes]) -> int:
     raise AssertionError("Chromium does not say where it listens")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[object]:
     with playwright.sync_playwright() as driver:
         running = driver.chromium.connect_over_cdp(chromium)
         yield running
         running.close()  # the connection; what was opened through it goes, too
+
+
+@pytest.fixture(scope="package")
+def tabs(browser: object) -> list[Tab]:
+    """Pages that have forgotten everything, for the next test."""
+    return []
