@@ -197,10 +197,12 @@ class Options:
 
 def run(options: Options) -> None:
     """Until it is stopped. Raises `KeyboardInterrupt` if that was by Ctrl-C."""
+    from ossia import heap
     from ossia.server import logs, tracing
     from ossia.server.run import listen
     from ossia.server.run import serve as serve_until_stopped
 
+    heap.share()  # before there are threads
     settings = settings_of(options)
     logs.set_up()
     tracing.set_up()

@@ -13,12 +13,14 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from ossia.errors import DataError, RequestError
-from ossia.evals.answers import KINDS, Kind, Mark
+from ossia.evals.answers import Kind, Mark
 from ossia.evals.questions import Answered, Trial
 from ossia.evals.texts import well_formed
 from ossia.files import replace_file
@@ -50,6 +52,7 @@ class Record:
     `Mark`.
     """
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
     question: str
     digest: str
     group: str
@@ -98,6 +101,10 @@ class Record:
     @property
     def line(self) -> str:
         return _line(asdict(self))
+
+
+HEADER = TypeAdapter(Header)
+RECORD = TypeAdapter(Record)
 
 
 class Results:
@@ -210,39 +217,41 @@ def read_results(path: Path) -> tuple[Header, list[Record]]:
 
 
 def _parsed(path: Path, data: bytes) -> tuple[Header, list[Record]]:
-    lines = _objects(path, data)
-    first = next(lines, {})
-    if first.get("ossia_eval") != VERSION:
-        raise DataError(f"{path} is not a file of answers, or of another version", "results")
+    lines = data.splitlines()
+    return _header(path, lines[0] if lines else b""), list(_records(path, lines[1:]))
+
+
+def _header(path: Path, line: bytes) -> Header:
     try:
-        header = Header(first["suite"], first["model"], first["settings"], first["left_out"])
-        records = [_record(value) for value in lines]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}; remove that line", "results") from error
-    return header, records
+        version = json.loads(line)["ossia_eval"]
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is not a file of answers", "results") from error
+    if version != VERSION:
+        raise DataError(f"{path} is a file of answers of another version", "results")
+    try:
+        return HEADER.validate_json(line, strict=True)
+    except ValidationError as error:
+        raise DataError(f"{path}, line 1 is damaged: {_first(error)}", "results") from error
 
 
-def _objects(path: Path, data: bytes) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(data.splitlines(), 1):
+def _records(path: Path, lines: Sequence[bytes]) -> Iterator[Record]:
+    for number, line in enumerate(lines, 2):
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            what = f"{path}, line {number} is not JSON: {error}"
-            if number == 1:
-                what = f"{path} is not a file of answers"
-            raise DataError(what, "results") from error
-        if not isinstance(value, dict):
-            raise DataError(f"{path}, line {number} is not a JSON object", "results")
-        yield value
+            record = RECORD.validate_json(line, strict=True)
+            Effort(record.effort)
+        except ValidationError as error:
+            why = f"{path}, line {number} is damaged: {_first(error)}; remove that line"
+            raise DataError(why, "results") from error
+        except ValueError as error:
+            why = f"{path}, line {number} is damaged: {error}; remove that line"
+            raise DataError(why, "results") from error
+        yield record
 
 
-def _record(value: Mapping[str, Any]) -> Record:
-    names = [one.name for one in fields(Record)]
-    record = Record(**{name: value[name] for name in names})
-    if record.kind not in KINDS:
-        raise ValueError(f"there is no kind {record.kind!r}")
-    Effort(record.effort)
-    return record
+def _first(error: ValidationError) -> str:
+    found = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, found["loc"]))
+    return f"{place}: {found['msg']}" if place else found["msg"]
 
 
 def _check_same(path: Path, found: Header, wanted: Header) -> None:

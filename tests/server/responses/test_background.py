@@ -401,13 +401,13 @@ async def test_memory_is_limited(store: Store) -> None:
     """Ended runs go first, the oldest before others; their responses are told from the store
     then.
     """
-    async with running(store, max_bytes=20_000) as runs:
+    async with running(store, max_bytes=6_000) as runs:
         for n in range(20):
             feed = Feed(lambda id=f"r{n}": keep(store, "completed", id))  # type: ignore[misc]
             runs.start("ann", f"r{n}", feed.events())
             await feed.say(30)
             await feed.end()
-            assert runs._bytes <= 20_000
+            assert runs._bytes <= 6_000
         assert numbers(await heard(runs, id="r19")) == list(range(31))
         short = await heard(runs, id="r0")
         assert [event["type"].split(".")[-1] for event in short] == [
@@ -438,6 +438,23 @@ async def test_at_rest_the_latest_ended_runs_are_kept(
         listener = asyncio.create_task(heard(runs, id="open"))
         await feed.end()
         assert numbers(await listener) == list(range(31)), "what runs keeps its events"
+
+
+async def test_an_ended_run_takes_little_and_is_heard_whole(store: Store) -> None:
+    """Also by who has heard half of it when it ends."""
+    async with running(store) as runs:
+        feed = Feed(lambda: keep(store, "completed"))
+        runs.start("ann", "r", feed.events())
+        await feed.say(200)
+        async with aclosing(runs.follow("ann", "r")) as events:
+            first = [await anext(events) for _ in range(100)]
+            open_bytes = runs._bytes
+            await feed.end()
+            assert runs._bytes < open_bytes / 10
+            rest = [event async for event in events]
+        assert numbers([*first, *rest]) == list(range(201))
+        assert await heard(runs) == [*first, *rest]
+        assert numbers(await heard(runs, after=150)) == list(range(151, 201))
 
 
 async def test_a_long_run_loses_its_beginning(store: Store) -> None:

@@ -4,6 +4,7 @@ be.
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import stat
@@ -24,7 +25,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ossia.server.hosted.approvals import LASTS
 from ossia.server.responses.approved import GONE, ApprovedTable
-from ossia.server.responses.store import OVERHEAD, Store, StoredResponse, StoreError, StoreFull
+from ossia.server.responses.store import (
+    OVERHEAD,
+    SHORT,
+    Store,
+    StoredResponse,
+    StoreError,
+    StoreFull,
+)
 from ossia.server.wire.errors import ApiError
 from ossia.tools import ToolResult
 
@@ -556,6 +564,21 @@ def test_approved_calls_are_begun_once_over_restarts(tmp_path: Path) -> None:
     now[0] += 2 * 3600
     assert ApprovedTable(store).begin_call("ann", "mcpr_1")
     store.close()
+
+
+def test_in_memory_responses_take_less_than_their_json() -> None:
+    store = Store(None, DAY, 1 << 20)
+    for n in range(100):
+        store.put(stored(f"resp_{n}", text=f"What is {n} + {n}? It is {2 * n}. " * 50))
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    size = store._db.execute("PRAGMA page_size").fetchone()[0]
+    assert pages * size < store.used / 2
+    found = store.get("ann", "resp_7")
+    assert found is not None and found.response["text"].startswith("What is 7 + 7?")
+    long = os.urandom(SHORT).hex()
+    store.put(stored("resp_long", text=long))
+    found = store.get("ann", "resp_long")
+    assert found is not None and found.response["text"] == long
 
 
 def test_approved_calls_count_in_the_quota() -> None:

@@ -17,6 +17,7 @@ import os
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ log = logging.getLogger("ossia.server")
 APPLICATION = 0x6F737369  # "ossi" in the file's header: it is ours
 VERSION = 5  # of the tables below
 UNFINISHED = ("queued", "in_progress")  # statuses of a response that an answer is still to change
+SHORT = 256 << 10  # bytes that are compressed in a few milliseconds
+ZLIB = b"\x78"  # how what zlib wrote begins, and JSON never does
 OVERHEAD = 256  # bytes of a row besides its JSON: keys, indexes
 
 PARTS = """
@@ -212,10 +215,8 @@ class Store:
         be kept, raises `StoreError`.
         """
         try:
-            body, history, given = (
-                orjson.dumps(part) for part in (stored.response, stored.history, stored.input)
-            )
-            size = len(body) + len(history) + len(given) + OVERHEAD
+            parts = [orjson.dumps(p) for p in (stored.response, stored.history, stored.input)]
+            size = sum(map(len, parts)) + OVERHEAD
             if size > self.limit:
                 log.warning(
                     "response %s is not kept: it has %d bytes, the limit is %d",
@@ -227,12 +228,12 @@ class Store:
                 return
             expires = stored.expires or self.clock() + self.ttl
             status = stored.response.get("status")
-            row = (stored.owner, stored.id, status, body, history, given, expires, size)
+            row = (stored.owner, stored.id, status, *map(self._packed, parts), expires, size)
             with self.writing() as db:
                 key = db.execute(PUT_RESPONSE, (*row, stored.thread)).fetchone()[0]
                 db.execute("DELETE FROM part WHERE entry = ?", (key,))
-                parts = [(id, key) for id in stored.item_ids]
-                db.executemany("INSERT OR IGNORE INTO part VALUES (?, ?)", parts)
+                items = [(id, key) for id in stored.item_ids]
+                db.executemany("INSERT OR IGNORE INTO part VALUES (?, ?)", items)
         except StoreError as error:
             if must:
                 raise
@@ -268,14 +269,18 @@ class Store:
             StoredResponse(
                 id,
                 owner,
-                orjson.loads(body),
-                orjson.loads(history),
-                orjson.loads(given),
+                _read(body),
+                _read(history),
+                _read(given),
                 expires,
                 thread or "",
             )
             for id, owner, body, history, given, expires, thread in rows
         ]
+
+    def _packed(self, data: bytes) -> bytes:
+        """In memory, it takes less of it; what is long would hold up everybody."""
+        return zlib.compress(data, 1) if self.path is None and len(data) <= SHORT else data
 
     # Conversations: {"id", "object": "conversation", "created_at", "metadata"}
 
@@ -458,6 +463,10 @@ class Store:
         while db.execute("SELECT bytes FROM used").fetchone()[0] > self.limit:
             if db.execute(oldest).rowcount == 0:
                 break  # approved calls of a store that was allowed to be larger
+
+
+def _read(data: bytes) -> Any:
+    return orjson.loads(zlib.decompress(data) if data.startswith(ZLIB) else data)
 
 
 # The file

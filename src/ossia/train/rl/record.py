@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from ossia.errors import DataError
 from ossia.files import replace_file
 from ossia.harmony import Effort
@@ -28,12 +30,46 @@ from ossia.turn.rollout import Sample
 FOLDER = "rollouts"
 Line = dict[str, Any]
 Groups = Mapping[int, Sequence[Sample]]
-# what readers use
-KEYS = {"step", "group", "index", "task", "arm", "effort", "segments", "analysis", "final"}
-KEYS |= {"reason", "reward", "graded", "correct", "why", "advantage", "counts"}
-COUNTS = {"sampled", "analysis", "calls"}
-OF_SEGMENTS = {"prompt", "prompt_tokens", "pieces"}
-OF_PIECES = {"text", "sampled", "tokens", "logprobs"}
+
+
+class _Piece(BaseModel):
+    text: str
+    sampled: bool
+    tokens: list[int]
+    logprobs: list[float] | None
+
+
+class _Segment(BaseModel):
+    prompt: str
+    prompt_tokens: list[int]
+    pieces: list[_Piece]
+
+
+class _Counts(BaseModel):
+    sampled: int
+    analysis: int
+    calls: int
+
+
+class _Line(BaseModel):
+    """What readers use of a line. There may be more."""
+
+    step: int
+    group: int
+    index: int
+    task: str
+    arm: str
+    effort: str
+    segments: list[_Segment]
+    analysis: str
+    final: str
+    reason: str
+    reward: float | None
+    graded: float | None
+    correct: bool | None
+    why: str
+    advantage: float | None
+    counts: _Counts
 
 
 @dataclass(frozen=True)
@@ -128,46 +164,29 @@ def files_in(folder: Path) -> list[Path]:
 def read(paths: Iterable[Path]) -> Iterator[Line]:
     """Sample by sample. Raises `DataError` for a line that is not one."""
     for path in paths:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for number, text in enumerate(file, 1):
                 yield _parsed(path, number, text)
 
 
-def _parsed(path: Path, number: int, text: str) -> Line:
+def _parsed(path: Path, number: int, text: bytes) -> Line:
     try:
-        line = json.loads(text)
-    except ValueError as error:
+        _Line.model_validate_json(text, strict=True)
+        line: Line = json.loads(text)
+    except ValidationError as error:
+        why = _first(error)
+        raise DataError(f"{path}:{number}: not a sample of `ossia train rl`: {why}") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}:{number}: not JSON ({error})") from error
-    missing = _missing(line)
-    if missing is not None:
-        raise DataError(f"{path}:{number}: not a sample of `ossia train rl`: {missing}")
-    found: Line = line
-    return found
+    return line
 
 
-def _missing(line: Any) -> str | None:
-    """What a line has not that its readers use; None if all is there."""
-    if not isinstance(line, dict):
-        return "it is no object"
-    absent = KEYS - line.keys()
-    if absent:
-        return f"it has no {', '.join(sorted(absent))}"
-    counts = line["counts"]
-    if not isinstance(counts, dict) or not counts.keys() >= COUNTS:
-        return f"its counts are not {', '.join(sorted(COUNTS))}"
-    segments = line["segments"]
-    if not isinstance(segments, list) or not all(map(_is_segment, segments)):
-        return "its segments cannot be read"
-    return None
-
-
-def _is_segment(found: Any) -> bool:
-    if not isinstance(found, dict) or not found.keys() >= OF_SEGMENTS:
-        return False
-    pieces = found["pieces"]
-    if not isinstance(pieces, list):
-        return False
-    return all(isinstance(piece, dict) and piece.keys() >= OF_PIECES for piece in pieces)
+def _first(error: ValidationError) -> str:
+    found = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, found["loc"]))
+    if found["type"] == "missing":
+        return f"it has no {place}"
+    return f"{place}: {found['msg']}" if place else found["msg"]
 
 
 def lessons(path: Path) -> list[list[Lesson]]:
