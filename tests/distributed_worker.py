@@ -294,7 +294,15 @@ def balance(task: dict[str, Any], out: Path) -> None:
     in_two_processes(out)
 
 
+def rewards(task: dict[str, Any], out: Path) -> None:
+    """A run of `ossia train rl`."""
+    from rl_runs import config_of, learned
+
+    learned(config_of(Path(task["model"]), *task["settings"]), out, task.get("stop_after"))
+
+
 DO = {
+    "rewards": rewards,
     "run": do_run,
     "again": again,
     "carry": carry,

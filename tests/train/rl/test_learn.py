@@ -380,3 +380,64 @@ def test_rollouts_are_written_as_they_were_sampled(four: Path, tmp_path: Path) -
         assert len(piece["tokens"]) == len(piece["logprobs"]) == line["counts"]["sampled"]
         assert line["final"] in piece["text"]
         assert line["reward"] == float(line["final"] == "gold")
+
+
+# ---- what graders said once ----
+
+UNSTEADY = """
+from pathlib import Path
+
+ASKED = Path(__file__).with_name("asked")
+OUT = Path(__file__).with_name("out")  # while it is there, nobody is at home
+
+def reward(row, outcome):
+    with ASKED.open("a") as file:
+        file.write("x")
+    if OUT.exists() and outcome.final < "go":
+        return None
+    return float(outcome.final == row["answer"])
+"""
+
+
+def test_what_a_grader_said_or_did_not_say_stands_when_a_step_is_done_again(
+    four: Path, tmp_path: Path
+) -> None:
+    """It was out while steps 2 and 3 were graded, and is back when they are done again."""
+    reward = tmp_path / "reward.py"
+    reward.write_text(UNSTEADY)
+    asked, absent = tmp_path / "asked", tmp_path / "out"
+    given = (f"data={task(tmp_path, 'gold')}", f"reward={reward}", "sampling.replay=true")
+    config = config_of(four, *given, "steps=4", "save_every=2")
+    out = tmp_path / "run"
+    learned(config, out, stop_after=2)
+    state = (out / "train" / "state.pt").read_bytes()
+    absent.touch()
+    whole = learned(config, out)
+    files = files_of(out) | files_of(out, "weights.safetensors")
+    assert log_of(out)[2]["ungraded"] > 0
+    assert log_of(out)[1]["ungraded"] == 0
+    asked.unlink()
+    absent.unlink()
+    (out / "train" / "state.pt").write_bytes(state)
+    again = learned(config, out)
+    assert same_bits(whole, again)
+    assert files == files_of(out) | files_of(out, "weights.safetensors")
+    assert not asked.exists()
+
+
+def test_samples_of_other_settings_are_not_taken(four: Path, tmp_path: Path) -> None:
+    """The same weights and problems, and another reward."""
+    data = task(tmp_path, "gold")
+    reward = tmp_path / "reward.py"
+    found = []
+    for right in ("==", "!="):
+        reward.write_text(
+            f"def reward(row, outcome):\n    return float(outcome.final {right} row['answer'])\n"
+        )
+        learned(config_of(four, f"data={data}", f"reward={reward}", "steps=1"), tmp_path)
+        (tmp_path / "train" / "state.pt").unlink()
+        found.append(files_of(tmp_path))
+    assert found[0] != found[1]
+    reward.unlink()
+    learned(config_of(four, f"data={data}", "steps=1", "hyper.seed=1"), tmp_path)
+    assert files_of(tmp_path) not in found

@@ -35,9 +35,10 @@ from ossia.turn.rollout import Sample
 HERE = "127.0.0.1"
 LONGEST_WHY = 400  # characters
 TRIES = 3  # times that a group is asked; one that kills its actor again and again stops the run
-QUIET = {  # Ray's own: no report of its use leaves the machine, and no warning of what is to come
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+RAYS = {  # switches of Ray's, unless somebody has set them
+    "RAY_USAGE_STATS_ENABLED": "0",  # no report of its use leaves the machine
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning of what it will do one day
+    "RAY_worker_niceness": "0",  # actors do the main work: they do not wait for everybody else
 }
 Origin = tuple[str | int, ...]
 
@@ -254,7 +255,7 @@ class Pool:
 
 
 def _ray() -> Any:
-    for name, value in QUIET.items():
+    for name, value in RAYS.items():
         os.environ.setdefault(name, value)
     try:
         import ray
