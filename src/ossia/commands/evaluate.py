@@ -53,7 +53,7 @@ TASK_TOKENS = 512  # an answer to one of the tasks may have, if --max-tokens doe
 TASK_SAMPLES = 50
 CPU_SPEED = 75.0  # tokens a second: gpt-oss-20b on 16 streams of a CPU, see docs/log.md
 SuiteName = Literal[
-    "aime", "gpqa", "mmlu", "hle", "healthbench", "humaneval", "mbpp", "livecodebench"
+    "aime", "gpqa", "mmlu", "hle", "qa", "healthbench", "humaneval", "mbpp", "livecodebench"
 ]
 
 

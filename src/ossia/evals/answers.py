@@ -56,7 +56,9 @@ def grade_number(text: str, gold: Number) -> Mark:
         said = said if exact.why else exact
     if said.why:
         return _unparsed(said)
-    return right_or_wrong(equal(said.value, gold), shown(said.value))
+    is_right = equal(said.value, gold)
+    # 5% and 0.05 are votes for the same where they are right.
+    return right_or_wrong(is_right, shown(gold if is_right else said.value))
 
 
 def grade_choice(

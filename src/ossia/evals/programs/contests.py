@@ -88,6 +88,8 @@ def wrong_in(
     if isinstance(found, str):
         return found
     ended, value = found[0]
+    if ended == "missing":
+        return f"it has no {entry}"
     if ended != "returned":
         return str(value)
     return "" if same(case.result, value, kinds=False) else "it returns something else"

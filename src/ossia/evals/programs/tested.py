@@ -114,9 +114,10 @@ class Test:
             results = call(self.runner, code, self.entry, calls, SECONDS_A_FUNCTION, written=True)
             if isinstance(results, str):
                 return results
+            if results[0][0] == "missing":
+                return f"it has no {self.entry}"
             if len(results) != len(calls):
-                ended, value = results[0]
-                return f"it has no {value}" if ended == "missing" else str(value)
+                return str(results[0][1])
             known = [list(pair) for pair in zip(calls, results, strict=True)]
         return f"the test is not over after {MOST_ROUNDS} rounds"
 

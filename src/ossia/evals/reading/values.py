@@ -116,6 +116,8 @@ def equal(found: Number, gold: Number) -> bool:
 
 def shown(value: Number) -> str:
     """As short text: the same for equal values."""
+    if isinstance(value, Percent):
+        return f"{Fraction(value)}%"
     if isinstance(value, Fraction):
         return str(value)
     return f"{value:.9g}"
