@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import cast
 
 import pytest
+import regex
 from amounts import thorough
 from steps import seconds
 
@@ -101,10 +103,40 @@ def _held(where: str, names: dict[str, object]) -> Iterator[Found]:
                 yield Found(f"{where}.{name}", each, methods)
 
 
+# In JavaScript, where a regular expression may begin, and its flags
+IN_SCRIPTS = re.compile(
+    r"""(?<![\w)\]/*"'`.])(?<![\w)\]] )/(?![*/ ])"""
+    r"""((?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n\[])+)/([dgimsuy]*)"""
+)
+# The first is used on a table of ours, the second on 1,000 characters.
+OF_SHORT_TEXTS = {r"(\S+) (\S+)", r"\s*=\s*$"}
+
+
+def in_scripts() -> Iterator[Found]:
+    """Those of the page, as Python has them; a few need the syntax of `regex`."""
+    for path in sorted(ROOT.rglob("*.js")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            for source, flags in IN_SCRIPTS.findall(line):
+                if source not in OF_SHORT_TEXTS:
+                    pattern = _translated(source, flags)
+                    is_at_one_place = "y" in flags or (source[0] == "^" and "m" not in flags)
+                    methods = frozenset({"match" if is_at_one_place else "finditer"})
+                    yield Found(f"{path.relative_to(ROOT)}:{number}", pattern, methods)
+
+
+def _translated(source: str, flags: str) -> Pattern:
+    source = re.sub(r"\(\?<(?![=!])", "(?P<", source).replace("[^]", "(?s:.)")
+    words = "".join(flag for flag in flags if flag in "ims")
+    try:
+        return re.compile(f"(?{words}:{source})" if words else source)
+    except re.error:
+        return cast(Pattern, regex.compile(f"(?{words}:{source})" if words else source))
+
+
 @cache
 def patterns() -> tuple[Found, ...]:
     found: dict[object, Found] = {}
-    for each in [*written(), *compiled()]:
+    for each in [*written(), *compiled(), *in_scripts()]:
         found.setdefault((each.pattern.pattern, each.methods), each)
     return tuple(found.values())
 

@@ -21,8 +21,9 @@ function argumentsOf(written) {
   } catch { return [text(written), text(written)]; }
 }
 
-const NUMBERS_IN_JSON = /"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g;
-const WORDS_IN_JSON = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
+// A string without its end goes to the end of the text: it is not begun anew at every quotation mark in it.
+const NUMBERS_IN_JSON = /"(?:[^"\\]|\\[^]?)*"?|-?\d[\d.eE+-]*/g;
+const WORDS_IN_JSON = /"(?:[^"\\]|\\[^]?)*"?|[{}[\],:]|[^\s{}[\],:"]+/g;
 const isExact = word => word.startsWith('"') || String(Number(word)) === word;
 
 /** JSON on lines, word for word: a reader of JSON rounds large numbers, and forgets keys that come twice. */
