@@ -25,6 +25,7 @@ KEYS = ("sk-one", "sk-two")
 STREAMS = 64
 ATTACKERS = 4
 HEALTH = 1.0  # seconds that /health may take
+WARM_UP = 10.0  # seconds of ordinary streams
 ROOM = 0.10  # of its size that the process may have kept at the end
 IDLE = 60.0  # seconds after which it is looked at
 PATIENCE = 300.0  # seconds for an answer: some bodies ask for as much as fits the context
@@ -107,7 +108,8 @@ def watch(server: Process, end: float, seen: Seen) -> None:
 
 async def warmed_up(server: Process) -> None:
     """Every door has been used once, and has refused once: what is imported and made on the first
-    use stays, and is no leak.
+    use stays, and is no leak. Then as many ordinary streams run as will run later, for a moment, so
+    that the size before is that of a server in service.
     """
     async with client_of(server, KEYS[0]) as client:
         for path, valid in VALID:
@@ -115,6 +117,9 @@ async def warmed_up(server: Process) -> None:
             assert (await client.post(path, json=[])).status_code == 400, path
         for path in OTHERS:
             await client.get(path)
+        end = time.monotonic() + WARM_UP
+        streams = [stream(client, random.Random(n), end, Seen()) for n in range(STREAMS)]
+        await asyncio.gather(*streams)
 
 
 async def size_of(server: Process) -> tuple[int, int]:

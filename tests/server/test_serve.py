@@ -15,6 +15,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ import httpx
 import pytest
 from tiny_model import environment
 
-from ossia import hub
+from ossia import heap, hub
 from ossia.commands.hosted import Hosted, make
 from ossia.commands.hosted.browsing import corpora
 from ossia.commands.main import main, parser
@@ -365,6 +366,17 @@ def test_arguments_that_make_no_sense(args: list[str], capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as end:
         main(["serve", *args])
     assert end.value.code == 2 and args[0] in capsys.readouterr().err
+
+
+def test_all_threads_share_a_heap(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is said first: a thread that has begun keeps its own."""
+    said: list[int] = []
+    monkeypatch.setattr(heap, "share", lambda: said.append(threading.active_count()))
+    threads = threading.active_count()
+    assert "none.jsonl" in refused(capsys, "--script", "none.jsonl")
+    assert said == [threads]
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Bytes: some hundreds of ordinary tools. The more of them come and go, the more of the heap is left
 # in pieces that the system cannot have back.
 CACHED = 64 << 20
-RESTING = 4 << 20  # bytes that stay while nothing is asked
+RESTING = 2 << 20  # bytes that stay while nothing is asked
 FAILURE_BYTES = 2 << 10
 # All that start from a matcher share its lexer, which grows with the texts that pass. It has a
 # limit, too: without a fresh one now and then a tool that is called often could be called no more.
