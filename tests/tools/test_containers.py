@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ossia.errors import ContainerError
-from ossia.tools.containers import Containers, Rules
+from ossia.tools.containers import ABOUT, Containers, Rules
 
 
 class Clock:
@@ -131,6 +133,34 @@ def test_they_outlive_the_process(clock: Clock, tmp_path: Path) -> None:
     assert [file.path for file in second.files(found)] == ["a"]
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {made.id, "something else"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"expires_after": "long"},
+        {"expires_after": None},
+        {"created": {}},
+        {"memory": "1g"},
+        {"uploaded": "a"},
+        {"given": [1]},
+        {"caller": 3},
+        {"expires_after": float("nan")},
+    ],
+    ids=repr,
+)
+def test_what_is_damaged_on_the_disk_is_no_container(
+    clock: Clock, tmp_path: Path, damage: dict[str, Any]
+) -> None:
+    """And is in nobody's way."""
+    first = store(tmp_path, clock)
+    whole = first.create("alice")
+    other = first.create("alice")
+    about = tmp_path / other.id / ABOUT
+    about.write_text(json.dumps(json.loads(about.read_text()) | damage))
+    second = store(tmp_path, clock)
+    assert [each.id for each in second.of_caller("alice")] == [whole.id]
+    second.create("alice")
 
 
 def test_a_temporary_root_is_removed(clock: Clock) -> None:

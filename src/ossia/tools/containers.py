@@ -26,6 +26,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import ConfigDict, TypeAdapter
+
 from ossia.errors import ContainerError
 from ossia.files import write_json
 from ossia.tools.area import Area, AreaFile
@@ -63,6 +65,8 @@ class Container:
     root: Path = field(default=Path(), repr=False)
     owner: int | None = None
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+
     @property
     def area(self) -> Area:
         return Area(self.root / self.id / DATA, self.owner)
@@ -75,6 +79,9 @@ class Container:
         """The same for the same path, as long as the container lives."""
         digest = blake2b(f"{self.id}/{path}".encode("utf-8", "surrogatepass"), digest_size=16)
         return f"cfile_{digest.hexdigest()}"
+
+
+KEPT = TypeAdapter(Container)  # what is on the disk may be damaged
 
 
 @dataclass(frozen=True)
@@ -336,10 +343,11 @@ class Containers:
                     _remove_container(folder)
             if not ID.fullmatch(folder.name):
                 continue
-            with contextlib.suppress(OSError, ValueError, TypeError):
+            with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
                 kept = json.loads((folder / ABOUT).read_text())
+                kept |= {"id": folder.name, "root": str(self.root)}
                 kept["active"] = (folder / ABOUT).stat().st_mtime
-                self._known[folder.name] = Container(id=folder.name, root=self.root, **kept)
+                self._known[folder.name] = KEPT.validate_json(json.dumps(kept), strict=True)
 
 
 def file_name(given: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,31 @@ def test_they_outlast_a_restart_until_they_expire(tmp_path: Path) -> None:
     clock.now += 50
     assert not again.of_caller("ann")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+DAMAGE = (
+    {"expires": None},
+    {"expires": "soon"},
+    {"created": [1]},
+    {"bytes": "8"},
+    {"caller": None},
+    {"name": 3},
+    {"more": 1, "expires": float("nan")},
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=repr)
+def test_what_is_damaged_on_the_disk_is_no_file(tmp_path: Path, damage: dict[str, Any]) -> None:
+    """And is in nobody's way."""
+    uploads = Uploads(tmp_path)
+    whole = uploads.add("ann", "a", "user_data", io.BytesIO(b"a"))
+    other = uploads.add("ann", "b", "user_data", io.BytesIO(b"b"))
+    about = tmp_path / f"{other.id}.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | damage))
+    again = Uploads(tmp_path)
+    assert again.of_caller("ann") == [whole]
+    again.add("ann", "c", "user_data", io.BytesIO(b"c"))
+    assert not about.exists()
 
 
 def test_there_is_so_much_room(tmp_path: Path) -> None:

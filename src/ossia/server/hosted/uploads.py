@@ -8,7 +8,6 @@ folders; nothing of the wire.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
+
+from pydantic import ConfigDict, TypeAdapter
 
 from ossia.errors import ContainerError
 from ossia.files import replacing, write_json
@@ -39,6 +40,11 @@ class Upload:
     bytes: int
     created: float
     expires: float
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+
+
+KEPT = TypeAdapter(Upload)  # what is on the disk may be damaged
 
 
 @dataclass(frozen=True)
@@ -175,9 +181,8 @@ class Uploads:
             id = path.name.partition(".")[0]
             if path.name != f"{id}{ABOUT}" or not ID.fullmatch(id):
                 continue
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                facts = json.loads(path.read_bytes())
-                kept = Upload(**facts)
+            with contextlib.suppress(OSError, ValueError):
+                kept = KEPT.validate_json(path.read_bytes(), strict=True)
                 size = self._path(id, DATA).stat().st_size
                 self._known[id] = replace(kept, id=id, bytes=size)
         for path in self.root.iterdir():
