@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,9 +56,9 @@ from ossia.turn.targets import Grammars
 log = logging.getLogger("ossia.server")
 UPLOADS = "uploads"  # the folder beside the containers
 COMPILERS = 2  # callers whose grammars are compiled at the same time; others take turns
-REASONING_KEPT = 8 << 20  # characters of the reasoning that is remembered for calls
+REASONING_KEPT = 8 << 20  # bytes of the reasoning that is remembered for calls
 OUT_OF_REACH = -1000.0  # a bias
-OVERHEAD = 600  # bytes of a message besides its text, counted as characters
+OVERHEAD = 600  # bytes of a message besides its text
 
 
 @dataclass(frozen=True)
@@ -311,6 +312,7 @@ class Service:
         """Forgets what only saves time, and collects garbage. In the engine's thread."""
         forget_formats()
         forget_types()
+        self.documents.rest()
         self.runs.rest()
         gc.collect()
 
@@ -333,4 +335,4 @@ class Service:
 
 
 def _size(messages: Sequence[Message]) -> int:
-    return sum(len(message.text) + OVERHEAD for message in messages)
+    return sum(sys.getsizeof(message.text) + OVERHEAD for message in messages)

@@ -309,6 +309,20 @@ async def test_a_text_is_read_once(
         assert (await client.post(path, json=body)).status_code == 200
 
 
+def test_texts_are_bounded_in_bytes_and_few_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A character may take four."""
+    monkeypatch.setattr(documents, "KEPT", 10_000)
+    monkeypatch.setattr(documents, "RESTING", 3_000)
+    every = documents.Documents()
+    texts = every.visit().texts
+    for n in range(10):
+        texts.add(bytes([n]), "😀" * 300)
+    texts.add(b"long", "x" * 20_000)
+    assert [n for n in range(10) if texts.get(bytes([n]))] == list(range(3, 10))
+    every.rest()
+    assert [n for n in range(10) if texts.get(bytes([n]))] == [8, 9]
+
+
 @needs_pypdf
 async def test_callers_take_turns_at_the_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bytes] = []

@@ -16,8 +16,11 @@ import binascii
 import hashlib
 import importlib.util
 import json
+import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,7 +36,8 @@ from ossia.tools.confined import PDF, run_confined
 
 SECONDS = 20.0  # for the PDFs of a request, waiting for others not counted
 AT_ONCE = 2
-KEPT = 16 << 20  # characters
+KEPT = 16 << 20  # bytes of texts
+RESTING = 2 << 20  # bytes of them that stay while nothing is asked
 ROOM = 4 << 20  # characters of a request's documents: several times what a context holds
 SHOWN = 20_000  # characters of a file that the model reads, if code can open it
 BEGINNING = 2000  # that it reads of a longer one
@@ -72,12 +76,38 @@ class Sent:
     is_gone: bool = False
 
 
+class Texts:
+    """Of PDFs that were read lately, by their digests; those used last. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: LRUCache[bytes, str] = LRUCache(KEPT, getsizeof=sys.getsizeof)
+
+    def get(self, digest: bytes) -> str | None:
+        with self._lock:
+            return self._kept.get(digest)
+
+    def add(self, digest: bytes, text: str) -> None:
+        with self._lock, suppress(ValueError):  # larger than all that is kept
+            self._kept[digest] = text
+
+    def shrink(self, most: int) -> None:
+        """To so many bytes, for now."""
+        with self._lock:
+            while self._kept.currsize > most:
+                self._kept.popitem()
+
+
 class Documents:
     """One per application."""
 
     def __init__(self) -> None:
         self._readers = Places(AT_ONCE)
-        self._texts: LRUCache[bytes, str] = LRUCache(KEPT, getsizeof=len)
+        self._texts = Texts()
+
+    def rest(self) -> None:
+        """Nothing has been asked for a while. Any thread may call it."""
+        self._texts.shrink(RESTING)
 
     def visit(self, shelf: Shelf | None = None) -> Visit:
         """For one request."""
@@ -87,9 +117,7 @@ class Documents:
 class Visit:
     """One request. `left`: seconds for its PDFs; `room_left`: characters for its documents."""
 
-    def __init__(
-        self, readers: Places, texts: LRUCache[bytes, str], shelf: Shelf | None = None
-    ) -> None:
+    def __init__(self, readers: Places, texts: Texts, shelf: Shelf | None = None) -> None:
         self.readers = readers
         self.texts = texts
         self.shelf = shelf
@@ -238,8 +266,7 @@ class Visit:
         if why:
             raise part.wrong(f"is a PDF that is not read: {why}", UNSUPPORTED)
         text = read.decode("utf-8", "replace").replace("\f", "\n\n")
-        if len(text) <= KEPT:
-            self.texts[digest] = text
+        self.texts.add(digest, text)
         return text
 
 
