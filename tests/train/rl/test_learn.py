@@ -106,17 +106,27 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bytes(four: Path, tmp_pat
     assert len(files_of(out, "evaluations/*")) == 3
 
 
-def test_older_samples_are_learned_from(four: Path, tmp_path: Path) -> None:
-    """Step s has the weights' samples of step s - 2, as long as they are, also after a pause."""
+@pytest.mark.parametrize(
+    ("lag", "versions"),
+    [
+        (2, [0, 0, 0, 1, 2, 3]),
+        pytest.param(1, [0, 0, 1, 2, 3, 4], marks=pytest.mark.slow),
+        pytest.param(4, [0, 0, 0, 0, 0, 1], marks=pytest.mark.slow),
+    ],
+)
+def test_older_samples_are_learned_from(
+    lag: int, versions: list[int], four: Path, tmp_path: Path
+) -> None:
+    """Step s has the weights' samples of step s - lag, as long as they are, also after a pause."""
     data = task(tmp_path, "gold")
-    config = config_of(four, f"data={data}", "sampling.lag=2")
+    config = config_of(four, f"data={data}", f"sampling.lag={lag}")
     whole = learned(config, tmp_path / "whole")
     learned(config, tmp_path / "parts", stop_after=3)
     again = learned(config, tmp_path / "parts")
     assert same_bits(whole, again)
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "parts")
     log = log_of(tmp_path / "whole")
-    assert [line["version"] for line in log] == [0, 0, 0, 1, 2, 3]
+    assert [line["version"] for line in log] == versions
     for step, line in enumerate(log):
         text = (tmp_path / "whole/train/rollouts" / f"{step:06d}.jsonl").read_text()
         samples = [json.loads(each) for each in text.splitlines()]
@@ -241,7 +251,11 @@ def test_low_rank_changes_leave_the_rest_alone_and_are_sampled_from(
         "steps=8",
         "hyper.peak_lr=2e-2",
     )
-    learned(config, tmp_path)
+    model = learned(config, tmp_path)
+    untouched = rl.trained_model(config_of(four), four, four).state_dict()
+    kept = {name: value for name, value in model.state_dict().items() if name in untouched}
+    assert "layers.0.attn.q.weight" in kept
+    assert all(torch.equal(value, untouched[name]) for name, value in kept.items())
     log = log_of(tmp_path)
     assert all(line.get("mismatch_largest", 0) == 0 for line in log)
     assert max(line["correct"] for line in log[-3:]) > log[0]["correct"]

@@ -64,29 +64,37 @@ class Reply:
 
 
 class Actor:
-    """In a process of its own."""
+    """In a process of its own. `begin` comes first, and not with the process: what it raises is
+    then said as it is, and no sign that the process has died.
+    """
 
     def __init__(
         self, make: Callable[[], Copy], threads: int, multiplying: Mapping[str, Any]
     ) -> None:
-        use_threads(threads)
-        products.go_on_with(multiplying)
-        copy = make()
-        self._named = trained(copy.model)
-        self._problems = copy.problems
+        self._make = make
+        self._threads = threads
+        self._multiplying = multiplying
         self._version = 0
-        self._sampler = Sampler(copy.model, copy.tokenizer, copy.stop_tokens, copy.sampling)
+        self._copy: Copy | None = None
 
-    def version(self) -> int:
-        return self._version
+    def begin(self) -> None:
+        if self._copy is not None:
+            return
+        use_threads(self._threads)
+        products.go_on_with(self._multiplying)
+        copy = self._make()
+        self._sampler = Sampler(copy.model, copy.tokenizer, copy.stop_tokens, copy.sampling)
+        self._copy = copy
 
     def receive(self, parcel: sync.Parcel, data: bytes | None = None) -> tuple[int, str]:
-        sync.receive(parcel, self._named, data)
+        assert self._copy is not None
+        sync.receive(parcel, trained(self._copy.model), data)
         self._version = parcel.version
         return self._version, self._sampler.prepare(self._version)
 
     def draw(self, origins: Sequence[Origin], samples: int) -> Reply:
-        asks = [self._problems.again(origin) for origin in origins]
+        assert self._copy is not None
+        asks = [self._copy.problems.again(origin) for origin in origins]
         groups = self._sampler.draw(asks, samples, self._version)
         return Reply(self._version, self._sampler.prepare(self._version), groups)
 
@@ -189,7 +197,7 @@ class Pool:
     def _send(self) -> bool:
         """Whether all actors have the weights now. Those that died are left out."""
         assert self._version is not None
-        self._answers({actor: actor.version.remote() for actor in self._alive})
+        self._answers({actor: actor.begin.remote() for actor in self._alive})
         actors = list(self._alive)
         calls: list[Any]
         match self._chosen.sync:
