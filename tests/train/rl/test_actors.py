@@ -212,6 +212,16 @@ def test_groups_of_actors_that_die_are_asked_again(
     assert len(alone) == 3
 
 
+def test_compiled_samplers_may_be_elsewhere_too(
+    four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, an actor has the same neighbours in every batch, and so the same bits."""
+    settings = ("sampling.sampler=int8", "objective.correction=tis")
+    alone = with_actors(StandIn(), monkeypatch, four, tmp_path / "0", *settings)
+    one = with_actors(StandIn(), monkeypatch, four, tmp_path / "1", "actors.count=1", *settings)
+    assert alone == one
+
+
 def test_a_group_that_kills_again_and_again_stops_the_run(
     four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from rl_runs import config_of, files_of, learned, log_of, task
 
-from ossia.errors import ConfigError, TrainingError
+from ossia.errors import ConfigError, DataError, TrainingError
 from ossia.kernels import cpu, not_compiled, use_threads
 from ossia.model import Transformer
 from ossia.train.recipes import rl
@@ -437,6 +437,20 @@ def test_what_a_grader_said_or_did_not_say_stands_when_a_step_is_done_again(
     assert same_bits(whole, again)
     assert files == files_of(out) | files_of(out, "weights.safetensors")
     assert not asked.exists()
+
+
+def test_a_damaged_record_is_said_to_be_one(four: Path, tmp_path: Path) -> None:
+    config = config_of(four, f"data={task(tmp_path, 'gold')}", "steps=1")
+    learned(config, tmp_path)
+    path = tmp_path / "train/rollouts/000000.jsonl"
+    (tmp_path / "train" / "state.pt").unlink()
+    for cut in ('"effort": "low"', '"counts": {"prompt"'):
+        text = path.read_text()
+        assert cut in text
+        path.write_text(text.replace(cut, cut[:-4] + '_"'))
+        with pytest.raises(DataError, match="remove the file, and the step is sampled again"):
+            learned(config, tmp_path)
+        path.write_text(text)
 
 
 def test_samples_of_other_settings_are_not_taken(four: Path, tmp_path: Path) -> None:

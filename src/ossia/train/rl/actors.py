@@ -102,8 +102,9 @@ class Actor:
 class Pool:
     """The actors of a run, from its first step to its last: `close` them. `make` is called in each;
     it must lead to the same model and problems as here, so it is a function of a module and plain
-    values. `named`: the weights that are trained here. `checker`: samples nothing, but holds what
-    makes training exact; None for samplers that are not. `folder`: of "folder".
+    values. `named`: the weights that are trained here. `checker` makes a sampler that samples
+    nothing here, but holds what makes training exact; None for samplers that are not. `folder`: of
+    the weights, where they are sent in one.
     """
 
     leads = True
@@ -113,13 +114,12 @@ class Pool:
         chosen: Actors,
         make: Callable[[], Copy],
         named: Mapping[str, Tensor],
-        checker: Sampler | None,
+        checker: Callable[[], Sampler] | None,
         folder: Path,
     ) -> None:
         self._chosen = chosen
         self._make = make
         self._named = named
-        self._checker = checker
         self._folder = folder
         self._ray = _ray()
         self._started = _begin(self._ray, chosen)
@@ -131,6 +131,9 @@ class Pool:
             self._meeting = sync.Meeting(host)
         self._alive: list[Any] = []
         self._why = ""  # the last one died
+        self._checker: Sampler | None = None
+        if checker is not None:
+            self._checker = self._or_closed(checker)
 
     def prepare(self, version: int) -> str:
         """Sends the weights of a new version, to actors in place of those that died as well. Raises
@@ -185,6 +188,13 @@ class Pool:
             self._ray.shutdown()
         if self._checker is not None:
             self._checker.close()
+
+    def _or_closed(self, make: Callable[[], Sampler]) -> Sampler:
+        try:
+            return make()
+        except BaseException:
+            self.close()
+            raise
 
     def _replace(self) -> None:
         """As many as there should be, all without this version's weights yet."""
