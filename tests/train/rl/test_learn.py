@@ -134,13 +134,13 @@ def test_older_samples_are_learned_from(
         assert line["sampled"] == sum(each["counts"]["sampled"] for each in samples)
 
 
-@pytest.mark.parametrize("loss", ["clip", "cispo"])
+@pytest.mark.parametrize("loss", ["clip", pytest.param("cispo", marks=pytest.mark.slow)])
 def test_several_updates_learn_from_one_batch_of_answers(
     loss: str, four: Path, tmp_path: Path
 ) -> None:
     """The first of a step is what it would be alone; later ones see ratios that are not 1."""
     data = task(tmp_path, "gold")
-    chosen = (f"objective.loss={loss}", "hyper.peak_lr=5e-3", "steps=4")
+    chosen = (f"objective.loss={loss}", "hyper.peak_lr=5e-3", "steps=3")
     learned(config_of(four, f"data={data}", *chosen), tmp_path / "one")
     several = config_of(four, f"data={data}", *chosen, "objective.updates=3")
     whole = learned(several, tmp_path / "three")
@@ -150,7 +150,7 @@ def test_several_updates_learn_from_one_batch_of_answers(
     single, log = log_of(tmp_path / "one"), log_of(tmp_path / "three")
     assert log[0]["loss"] == single[0]["loss"]
     assert log[0]["gradient_norm"] == single[0]["gradient_norm"]
-    assert [line["version"] for line in log] == [0, 3, 6, 9]
+    assert [line["version"] for line in log] == [0, 3, 6]
     assert all(line["clipped"] == 0 for line in log if "clipped" in line)
     assert all(line["mismatch_largest"] == 0 for line in log if "mismatch_largest" in line)
     if loss == "clip":
@@ -181,7 +181,7 @@ def test_every_loss_learns_with_several_updates(loss: str, four: Path, tmp_path:
 
 
 def test_halves_are_compared_where_it_is_asked_for(four: Path, tmp_path: Path) -> None:
-    settings = ("objective.halves=true", "sampling.groups=4", "steps=2", "threads=1")
+    settings = ("objective.halves=true", "sampling.groups=4", "steps=1", "threads=1")
     learned(config_of(four, f"data={task(tmp_path, 'gold')}", *settings), tmp_path)
     for line in log_of(tmp_path):
         assert 0.5 < line["halves_cosine"] <= 1  # there is one thing to learn
@@ -194,7 +194,7 @@ def test_threads_decide_no_bit_and_are_set(four: Path, tmp_path: Path) -> None:
     try:
         for threads in ("1", "2"):
             out = tmp_path / threads
-            settings = (f"threads={threads}", "steps=2", "evaluating.every=0")
+            settings = (f"threads={threads}", "steps=1", "sampling.samples=4")
             rl.learn(config_of(four, f"data={data}", *settings), out)
             assert torch.get_num_threads() == int(threads)
             assert not_compiled() or cpu.threads() == int(threads)
