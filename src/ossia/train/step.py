@@ -299,14 +299,22 @@ def _cosine(half: Sequence[Tensor], whole: Sequence[Tensor]) -> Metrics:
     """Between the gradient of one half of a step and that of the rest: near 1 where a step of half
     the size would do, near 0 where it is mostly noise. Nothing without halves, or if one is 0.
     """
-    products = [0.0, 0.0, 0.0]
-    for one, total in zip(half, whole, strict=False):
+    if not half:
+        return {}
+    both = 0.0
+    of_one = 0.0
+    of_other = 0.0
+    for one, total in zip(half, whole, strict=True):
         other = total - one
-        for n, (a, b) in enumerate(((one, other), (one, one), (other, other))):
-            products[n] += (a * b).sum(dtype=torch.float64).item()
-    both, of_one, of_other = products
+        both += _dot(one, other)
+        of_one += _dot(one, one)
+        of_other += _dot(other, other)
     scale = math.sqrt(of_one * of_other)
     return {"halves_cosine": both / scale} if scale else {}
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return (a * b).sum(dtype=torch.float64).item()
 
 
 def without_graph(loss: PartLoss) -> PartLoss:

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from amounts import thorough
 from rl_runs import SMALL, config_of, files_of, learned, log_of, task
+
+from ossia.errors import DataError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ossia[ray]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own warnings
@@ -102,8 +105,6 @@ def test_an_actor_that_is_killed_changes_nothing(cluster: Any, four: Path, tmp_p
 
 
 def test_what_a_task_raises_in_an_actor_is_said(cluster: Any, four: Path, tmp_path: Path) -> None:
-    from ossia.errors import DataError
-
     broken = tmp_path / "reward.py"
     broken.write_text(
         "import os\n"
@@ -113,20 +114,19 @@ def test_what_a_task_raises_in_an_actor_is_said(cluster: Any, four: Path, tmp_pa
         "    return [{'prompt': 'Which?', 'answer': 'gold'}]\n"
         "def reward(row, outcome):\n    return 1.0\n"
     )
-    with pytest.raises((DataError, Exception), match="not on this machine"):
+    with pytest.raises(DataError, match="line 4: ValueError: not on this machine"):
         learned(config_of(four, f"reward={broken}", "actors.count=1"), tmp_path)
 
 
-@pytest.mark.parametrize("kills", [6])
 def test_a_run_with_actors_that_is_killed_ends_with_the_same_bytes(
-    kills: int, four: Path, data: Path, alone: dict[str, str], tmp_path: Path
+    four: Path, data: Path, alone: dict[str, str], tmp_path: Path
 ) -> None:
     """The process that learns, at any moment: while Ray starts, too."""
     command = [sys.executable, "-m", "ossia", "train", "rl", f"model={four}", f"data={data}"]
     command += [*SMALL, "sampling.groups=3", "actors.count=2", "evaluating.every=3"]
     command += ["evaluating.problems=1", "--out", str(tmp_path), "--resume", "--quiet"]
     rng = random.Random(0)
-    for _ in range(kills):
+    for _ in range(20 if thorough() else 5):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
             time.sleep(6 + rng.random() * 16)
             process.send_signal(signal.SIGKILL)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from rl_runs import config_of, files_of, learned, log_of, task
 
-from ossia.errors import ConfigError, TrainingError
+from ossia.errors import ConfigError, DataError, TrainingError
 from ossia.kernels import cpu, not_compiled, use_threads
 from ossia.model import Transformer
 from ossia.train.recipes import rl
@@ -106,17 +106,27 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bytes(four: Path, tmp_pat
     assert len(files_of(out, "evaluations/*")) == 3
 
 
-def test_older_samples_are_learned_from(four: Path, tmp_path: Path) -> None:
-    """Step s has the weights' samples of step s - 2, as long as they are, also after a pause."""
+@pytest.mark.parametrize(
+    ("lag", "versions"),
+    [
+        (2, [0, 0, 0, 1, 2, 3]),
+        pytest.param(1, [0, 0, 1, 2, 3, 4], marks=pytest.mark.slow),
+        pytest.param(4, [0, 0, 0, 0, 0, 1], marks=pytest.mark.slow),
+    ],
+)
+def test_older_samples_are_learned_from(
+    lag: int, versions: list[int], four: Path, tmp_path: Path
+) -> None:
+    """Step s has the weights' samples of step s - lag, as long as they are, also after a pause."""
     data = task(tmp_path, "gold")
-    config = config_of(four, f"data={data}", "sampling.lag=2")
+    config = config_of(four, f"data={data}", f"sampling.lag={lag}")
     whole = learned(config, tmp_path / "whole")
     learned(config, tmp_path / "parts", stop_after=3)
     again = learned(config, tmp_path / "parts")
     assert same_bits(whole, again)
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "parts")
     log = log_of(tmp_path / "whole")
-    assert [line["version"] for line in log] == [0, 0, 0, 1, 2, 3]
+    assert [line["version"] for line in log] == versions
     for step, line in enumerate(log):
         text = (tmp_path / "whole/train/rollouts" / f"{step:06d}.jsonl").read_text()
         samples = [json.loads(each) for each in text.splitlines()]
@@ -124,13 +134,13 @@ def test_older_samples_are_learned_from(four: Path, tmp_path: Path) -> None:
         assert line["sampled"] == sum(each["counts"]["sampled"] for each in samples)
 
 
-@pytest.mark.parametrize("loss", ["clip", "cispo"])
+@pytest.mark.parametrize("loss", ["clip", pytest.param("cispo", marks=pytest.mark.slow)])
 def test_several_updates_learn_from_one_batch_of_answers(
     loss: str, four: Path, tmp_path: Path
 ) -> None:
     """The first of a step is what it would be alone; later ones see ratios that are not 1."""
     data = task(tmp_path, "gold")
-    chosen = (f"objective.loss={loss}", "hyper.peak_lr=5e-3", "steps=4")
+    chosen = (f"objective.loss={loss}", "hyper.peak_lr=5e-3", "steps=3")
     learned(config_of(four, f"data={data}", *chosen), tmp_path / "one")
     several = config_of(four, f"data={data}", *chosen, "objective.updates=3")
     whole = learned(several, tmp_path / "three")
@@ -140,7 +150,7 @@ def test_several_updates_learn_from_one_batch_of_answers(
     single, log = log_of(tmp_path / "one"), log_of(tmp_path / "three")
     assert log[0]["loss"] == single[0]["loss"]
     assert log[0]["gradient_norm"] == single[0]["gradient_norm"]
-    assert [line["version"] for line in log] == [0, 3, 6, 9]
+    assert [line["version"] for line in log] == [0, 3, 6]
     assert all(line["clipped"] == 0 for line in log if "clipped" in line)
     assert all(line["mismatch_largest"] == 0 for line in log if "mismatch_largest" in line)
     if loss == "clip":
@@ -171,7 +181,7 @@ def test_every_loss_learns_with_several_updates(loss: str, four: Path, tmp_path:
 
 
 def test_halves_are_compared_where_it_is_asked_for(four: Path, tmp_path: Path) -> None:
-    settings = ("objective.halves=true", "sampling.groups=4", "steps=2", "threads=1")
+    settings = ("objective.halves=true", "sampling.groups=4", "steps=1", "threads=1")
     learned(config_of(four, f"data={task(tmp_path, 'gold')}", *settings), tmp_path)
     for line in log_of(tmp_path):
         assert 0.5 < line["halves_cosine"] <= 1  # there is one thing to learn
@@ -184,7 +194,7 @@ def test_threads_decide_no_bit_and_are_set(four: Path, tmp_path: Path) -> None:
     try:
         for threads in ("1", "2"):
             out = tmp_path / threads
-            settings = (f"threads={threads}", "steps=2", "evaluating.every=0")
+            settings = (f"threads={threads}", "steps=1", "sampling.samples=4")
             rl.learn(config_of(four, f"data={data}", *settings), out)
             assert torch.get_num_threads() == int(threads)
             assert not_compiled() or cpu.threads() == int(threads)
@@ -241,7 +251,11 @@ def test_low_rank_changes_leave_the_rest_alone_and_are_sampled_from(
         "steps=8",
         "hyper.peak_lr=2e-2",
     )
-    learned(config, tmp_path)
+    model = learned(config, tmp_path)
+    untouched = rl.trained_model(config_of(four), four, four).state_dict()
+    kept = {name: value for name, value in model.state_dict().items() if name in untouched}
+    assert "layers.0.attn.q.weight" in kept
+    assert all(torch.equal(value, untouched[name]) for name, value in kept.items())
     log = log_of(tmp_path)
     assert all(line.get("mismatch_largest", 0) == 0 for line in log)
     assert max(line["correct"] for line in log[-3:]) > log[0]["correct"]
@@ -423,6 +437,20 @@ def test_what_a_grader_said_or_did_not_say_stands_when_a_step_is_done_again(
     assert same_bits(whole, again)
     assert files == files_of(out) | files_of(out, "weights.safetensors")
     assert not asked.exists()
+
+
+def test_a_damaged_record_is_said_to_be_one(four: Path, tmp_path: Path) -> None:
+    config = config_of(four, f"data={task(tmp_path, 'gold')}", "steps=1")
+    learned(config, tmp_path)
+    path = tmp_path / "train/rollouts/000000.jsonl"
+    (tmp_path / "train" / "state.pt").unlink()
+    for cut in ('"effort": "low"', '"counts": {"prompt"'):
+        text = path.read_text()
+        assert cut in text
+        path.write_text(text.replace(cut, cut[:-4] + '_"'))
+        with pytest.raises(DataError, match="remove the file, and the step is sampled again"):
+            learned(config, tmp_path)
+        path.write_text(text)
 
 
 def test_samples_of_other_settings_are_not_taken(four: Path, tmp_path: Path) -> None:

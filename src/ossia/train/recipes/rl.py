@@ -287,7 +287,9 @@ def _drawer(config: Config, tokenizer: Tokenizer, out: Path) -> Callable[[Worker
         return Sampler(model, tokenizer, stop_ids(tokenizer), config.sampling)
 
     def elsewhere(model: Transformer) -> Drawer:
-        checker = here(model) if config.sampling.sampler == "exact" else None
+        checker = None
+        if config.sampling.sampler == "exact":
+            checker = partial(here, model)
         make = partial(copy_of, _with_whole_paths(config))
         return Pool(config.actors, make, trained(model), checker, out / "weights")
 

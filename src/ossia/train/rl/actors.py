@@ -64,29 +64,37 @@ class Reply:
 
 
 class Actor:
-    """In a process of its own."""
+    """In a process of its own. `begin` comes first, and not with the process: what it raises is
+    then said as it is, and no sign that the process has died.
+    """
 
     def __init__(
         self, make: Callable[[], Copy], threads: int, multiplying: Mapping[str, Any]
     ) -> None:
-        use_threads(threads)
-        products.go_on_with(multiplying)
-        copy = make()
-        self._named = trained(copy.model)
-        self._problems = copy.problems
+        self._make = make
+        self._threads = threads
+        self._multiplying = multiplying
         self._version = 0
-        self._sampler = Sampler(copy.model, copy.tokenizer, copy.stop_tokens, copy.sampling)
+        self._copy: Copy | None = None
 
-    def version(self) -> int:
-        return self._version
+    def begin(self) -> None:
+        if self._copy is not None:
+            return
+        use_threads(self._threads)
+        products.go_on_with(self._multiplying)
+        copy = self._make()
+        self._sampler = Sampler(copy.model, copy.tokenizer, copy.stop_tokens, copy.sampling)
+        self._copy = copy
 
     def receive(self, parcel: sync.Parcel, data: bytes | None = None) -> tuple[int, str]:
-        sync.receive(parcel, self._named, data)
+        assert self._copy is not None
+        sync.receive(parcel, trained(self._copy.model), data)
         self._version = parcel.version
         return self._version, self._sampler.prepare(self._version)
 
     def draw(self, origins: Sequence[Origin], samples: int) -> Reply:
-        asks = [self._problems.again(origin) for origin in origins]
+        assert self._copy is not None
+        asks = [self._copy.problems.again(origin) for origin in origins]
         groups = self._sampler.draw(asks, samples, self._version)
         return Reply(self._version, self._sampler.prepare(self._version), groups)
 
@@ -94,8 +102,9 @@ class Actor:
 class Pool:
     """The actors of a run, from its first step to its last: `close` them. `make` is called in each;
     it must lead to the same model and problems as here, so it is a function of a module and plain
-    values. `named`: the weights that are trained here. `checker`: samples nothing, but holds what
-    makes training exact; None for samplers that are not. `folder`: of "folder".
+    values. `named`: the weights that are trained here. `checker` makes a sampler that samples
+    nothing here, but holds what makes training exact; None for samplers that are not. `folder`: of
+    the weights, where they are sent in one.
     """
 
     leads = True
@@ -105,13 +114,12 @@ class Pool:
         chosen: Actors,
         make: Callable[[], Copy],
         named: Mapping[str, Tensor],
-        checker: Sampler | None,
+        checker: Callable[[], Sampler] | None,
         folder: Path,
     ) -> None:
         self._chosen = chosen
         self._make = make
         self._named = named
-        self._checker = checker
         self._folder = folder
         self._ray = _ray()
         self._started = _begin(self._ray, chosen)
@@ -123,6 +131,9 @@ class Pool:
             self._meeting = sync.Meeting(host)
         self._alive: list[Any] = []
         self._why = ""  # the last one died
+        self._checker: Sampler | None = None
+        if checker is not None:
+            self._checker = self._or_closed(checker)
 
     def prepare(self, version: int) -> str:
         """Sends the weights of a new version, to actors in place of those that died as well. Raises
@@ -178,6 +189,13 @@ class Pool:
         if self._checker is not None:
             self._checker.close()
 
+    def _or_closed(self, make: Callable[[], Sampler]) -> Sampler:
+        try:
+            return make()
+        except BaseException:
+            self.close()
+            raise
+
     def _replace(self) -> None:
         """As many as there should be, all without this version's weights yet."""
         actor = self._ray.remote(num_cpus=self._chosen.threads)(Actor)
@@ -189,7 +207,7 @@ class Pool:
     def _send(self) -> bool:
         """Whether all actors have the weights now. Those that died are left out."""
         assert self._version is not None
-        self._answers({actor: actor.version.remote() for actor in self._alive})
+        self._answers({actor: actor.begin.remote() for actor in self._alive})
         actors = list(self._alive)
         calls: list[Any]
         match self._chosen.sync:

@@ -221,7 +221,7 @@ def _experts_of(found: Any) -> Any:
 
 def samples(path: Path, by: By) -> Groups:
     """The samples that a file has, by group; none if there is no such file, or if it is of another
-    run or of other weights.
+    run or of other weights. Raises `DataError` for one that is damaged.
 
     A step that is done again after an interruption takes them as they are: nothing is asked again,
     neither the model, nor tools, nor whoever grades, who may say something else now, or nothing.
@@ -230,7 +230,14 @@ def samples(path: Path, by: By) -> Groups:
     for line in read([path]) if path.exists() else ():
         if (line.get("run"), line.get("weights")) != (by.run, by.weights):
             return {}
-        found.setdefault(line["group"], []).append(_sample_of(line))
+        try:
+            sample = _sample_of(line)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}: group {line['group']}, sample {line['index']} is damaged ({error}); "
+                "remove the file, and the step is sampled again"
+            ) from error
+        found.setdefault(sample.group, []).append(sample)
     return found
 
 
