@@ -18,12 +18,21 @@ from ossia.train.recipes import rl
 from ossia.train.rl.asks import Problems, own
 from ossia.train.rl.sampler import Sampler
 from ossia.train.rl.settings import Evaluating, Objective
+from ossia.train.rl.settings import Sampler as SamplerName
 from ossia.train.run import Run
 from ossia.turn import stop_ids
 from recipes.experiments import results
 from recipes.reasoning import effort, forcing, measure, rejection, rewards, seeds
 from recipes.reasoning.gate import gate, table
 from recipes.reasoning.place import Place
+
+SERVED = "experts rounded to MXFP4, as it would be served: not quite the weights of the rewards"
+SAMPLED: dict[SamplerName, str] = {
+    "exact": "exactly, as for the rewards",
+    "float32": "by the engine's own kernels in float32",
+    "bf16": f"by the compiled kernels in bf16, {SERVED}",
+    "int8": f"by the compiled kernels with 8-bit products, {SERVED}",
+}
 
 
 @dataclass(frozen=True)
@@ -222,9 +231,9 @@ class Thinking(Place):
             path = self.out / f"control-{n}" / rejection.COUNTS
             counts = json.loads(path.read_text(encoding="utf-8"))
             found.append(
-                f"Control {n}: {counts['sampled']:,} tokens sampled, {counts['answers']:,} "
-                f"answers (with {self.config.sampler} weights), {counts['kept']:,} rewarded ones "
-                f"kept ({counts['different']:,} different), learned at a rate of "
-                f"{self.config.control:g}."
+                f"Control {n}: {counts['sampled']:,} tokens sampled "
+                f"({SAMPLED[self.config.sampler]}), {counts['answers']:,} answers, "
+                f"{counts['kept']:,} rewarded ones kept ({counts['different']:,} different), "
+                f"learned at a rate of {self.config.control:g}."
             )
         return found
