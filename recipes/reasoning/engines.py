@@ -111,7 +111,7 @@ class Engines(Place):
             exact,
             replace(exact, name=OTHER, seed=SEED + 1),
             replace(exact, name="float32", sampler="float32"),
-            replace(exact, name="bf16", sampler="bf16", arms={IGNORE: PLAIN, "TIS": TIS}),
+            replace(exact, name="bf16", sampler="bf16"),
             replace(exact, name="int8", sampler="int8", arms=int8),
         ]
         trained = Compare("exact, trained", "exact", self.start, self.start, {IGNORE: PLAIN})
@@ -127,7 +127,7 @@ class Engines(Place):
                 ahead,
                 name=f"lag {lag}",
                 sampled=self._weights_after(self.sizes.ahead - lag),
-                arms={IGNORE: PLAIN, "ratio": LAG},
+                arms={"ratio": LAG},
             )
             for lag in self.lags
         ]

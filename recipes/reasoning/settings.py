@@ -67,15 +67,15 @@ STANDARD = Sizes(
     ahead=16,
     curve=10,
     curve_groups=8,
-    tool_seeds=150,
-    tool_steps=20,
+    tool_seeds=40,
+    tool_steps=16,
     tool_groups=12,
     tool_each=16,
-    tool_answers=2,
+    tool_answers=1,
     student=350,
     distilled=12,
     distilled_groups=8,
-    distilled_answers=4,
+    distilled_answers=2,
 )
 PROFILES: dict[Profile, Sizes] = {
     "smoke": Sizes(
