@@ -127,7 +127,7 @@ class Distilling(Place):
             "teacher": [teacher],
             **{way: [rows[f"{way}-{n}"] for n in self.runs] for way in ("copied", *reversed(WAYS))},
         }
-        logs = {way: self._logs(way) for way in WAYS}
+        logs = {str(way): self._logs(way) for way in WAYS}
         words = f"{self.config.model}, after {self.sizes.student} steps on seeds"
         found = distilled.result(models, logs, few, words, self._budget(), self._notes())
         results.write(found, self.out / "distilling")

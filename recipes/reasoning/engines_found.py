@@ -105,8 +105,8 @@ def difference(ours: Products, theirs: Products) -> Estimate:
 
 def _cosine(found: Products, of: list[int]) -> float:
     counts = np.bincount(of, minlength=len(found.own)).astype(np.float64)
-    own = counts @ found.own @ counts
-    reference = counts @ found.reference @ counts
+    own = float(counts @ found.own @ counts)
+    reference = float(counts @ found.reference @ counts)
     scale = math.sqrt(max(0.0, own * reference))
     return float(counts @ found.cross @ counts) / scale if scale else math.nan
 

@@ -6,7 +6,7 @@ Knows a trainer's model, an engine's samples and tensors; no statistics. G group
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from ossia.data.packing import PackedBatch
+from ossia.kernels.logprobs import logprobs
 from ossia.model import Transformer
 from ossia.tasks.environment import Ask
 from ossia.tokenizer import Tokenizer
 from ossia.train.rl.batches import Lesson, packed
-from ossia.train.rl.distill import logprobs_of
 from ossia.train.rl.policy import Policy
 from ossia.train.rl.sampler import Sampler
 from ossia.train.rl.settings import Objective, Sampling
@@ -95,7 +95,11 @@ def drawn(
     holds the trainer to its way to multiply: compare before it is closed.
     """
     sampler = Sampler(engine, tokenizer, stop_ids(tokenizer), settings)
-    return Drawn(sampler, sampler.draw(asks, settings.samples, version=0), settings)
+    try:
+        return Drawn(sampler, sampler.draw(asks, settings.samples, version=0), settings)
+    except BaseException:
+        sampler.close()
+        raise
 
 
 @dataclass(frozen=True)
@@ -143,29 +147,33 @@ def products_of(gradients: torch.Tensor, reference: torch.Tensor) -> Products:
     )
 
 
+@torch.no_grad()
 def _compared(trainer: Transformer, group: Sequence[Sample]) -> tuple[float, ...]:
     every = [Lesson(sample.segments, 0.0) for sample in group if sample.segments]
     batch = packed([every], replay=True)
     assert batch is not None, "a group without a sampled token"
+    x_RD, logits = hidden(trainer, replace(batch, experts=None))
+    own_R = logprobs(x_RD, trainer.unembedding.weight, torch.tensor(batch.targets)).numpy()
     kept = batch.streams["keep"] > 0
     behaviour = batch.streams["behaviour"].astype(np.float64)
-    log = (logprobs_of(trainer, batch, 1.0).astype(np.float64) - behaviour)[kept]
+    log = (own_R.astype(np.float64) - behaviour)[kept]
     k3 = np.exp(log) - log - 1
-    known, other = _experts(trainer, batch)
+    known, other = _experts(batch, logits)
     right = np.mean([sample.reward.correct is True for sample in group])
     return float(len(log)), float(np.abs(log).max()), float(k3.sum()), known, other, float(right)
 
 
-@torch.no_grad()
-def _experts(trainer: Transformer, batch: PackedBatch) -> tuple[float, float]:
-    """Tokens whose experts the engine told, and those of them with another one in a layer."""
+def _experts(batch: PackedBatch, logits: Mapping[int, torch.Tensor]) -> tuple[float, float]:
+    """Tokens whose experts the engine told, and those of them that the trainer would have sent to
+    another one in a layer.
+    """
     if batch.experts is None:
         return 0.0, 0.0
-    _, logits = hidden(trainer, replace(batch, experts=None))
-    known = (batch.experts >= 0).all(axis=(1, 2))
-    other = np.zeros(len(known), bool)
-    for layer, logits_TE in sorted(logits.items()):
+    known = np.asarray((batch.experts >= 0).all(axis=(1, 2)))
+    other = np.zeros(known.shape, np.bool_)
+    for layer, logits_TE in logits.items():
         chosen = batch.experts[:, layer]
         own = logits_TE.topk(chosen.shape[1], dim=-1).indices.numpy()
-        other |= (np.sort(own, axis=1) != np.sort(chosen, axis=1)).any(axis=1)
+        differ = np.sort(own, axis=1) != np.sort(chosen, axis=1)
+        other |= differ.any(axis=1)
     return float(known.sum()), float((other & known).sum())

@@ -236,4 +236,8 @@ class Thinking(Place):
                 f"{counts['kept']:,} rewarded ones kept ({counts['different']:,} different), "
                 f"learned at a rate of {self.config.control:g}."
             )
+        found.append(
+            "A control of a first run kept each different answer once and learned them twice, and "
+            "was weaker (docs/log.md); so what is rewarded is kept as often as it was answered."
+        )
         return found
