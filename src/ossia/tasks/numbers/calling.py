@@ -43,13 +43,28 @@ def calling(rng: Random, split: Split) -> Problem:
 
 
 def draw_name(rng: Random, split: Split) -> str:
-    """Of a few common names alone a small model would learn to guess: half of them are of no list,
-    so that only reading the declaration helps.
+    """Of training, mostly one of no list, so that only reading the declaration helps: a small model
+    guesses among a few names, and copies no piece of a word that it has never had to copy.
     """
-    common = rng.random() < 0.5
-    if split == "train" and not common:
+    luck = rng.random()
+    names = WORDS.table("names")
+    if split == "held_out":
+        return rng.choice(names["held_out" if luck < 0.5 else "train"])
+    if luck < 0.2:
+        return rng.choice(names["train"])
+    if luck < 0.4:
         return made_up_word(rng)
-    return rng.choice(WORDS.table("names")["train" if common else "held_out"])
+    parts = [_piece(rng, rng.choice(WORDS["words"])) for _ in range(rng.choice((1, 1, 2)))]
+    return "_".join(parts)
+
+
+def _piece(rng: Random, word: str) -> str:
+    """The word, or as often three letters and more of it."""
+    if rng.random() < 0.5:
+        return word
+    length = rng.randint(min(3, len(word)), len(word))
+    first = rng.randint(0, len(word) - length)
+    return word[first : first + length]
 
 
 def calling_problem(rng: Random, split: Split, manner: Manner, name: str) -> Problem:
