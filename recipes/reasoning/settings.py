@@ -25,6 +25,7 @@ class Sizes:
     samples: int  # answers to each
     max_tokens: int
     runs: int  # of rewards, and of what is compared with them, with random numbers of their own
+    held: int  # runs of rewards that hold low effort short
     gate: tuple[int, ...]  # lengths of the tracks that the gate looks at
     measured: tuple[int, ...]  # and of those that everything is measured on
     each: int  # problems of each length
@@ -57,6 +58,7 @@ STANDARD = Sizes(
     samples=8,
     max_tokens=400,
     runs=2,
+    held=1,
     gate=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12),
     measured=(4, 6, 8, 10, 12),
     each=16,
@@ -86,6 +88,7 @@ PROFILES: dict[Profile, Sizes] = {
         samples=4,
         max_tokens=48,
         runs=1,
+        held=1,
         gate=(1, 2),
         measured=(1, 2),
         each=2,
@@ -111,6 +114,7 @@ PROFILES: dict[Profile, Sizes] = {
         STANDARD,
         steps=120,
         runs=3,
+        held=3,
         each=40,
         answers=16,
         curve=60,
@@ -133,6 +137,8 @@ class Config:
     rewards: Hyperparameters = replace(HYPER, peak_lr=2e-4)  # noqa: RUF009 - frozen
     # the shortest way through a track is to say the answer: four tokens of thought
     prices: Prices = Prices(low=Price(16, 24, 0.6))  # noqa: RUF009 - frozen
+    # what thinks for longer than 24 tokens at low effort loses, right or wrong
+    held: Prices = Prices(low=Price(16, 24, 0.6, over=0.5))  # noqa: RUF009 - frozen
     # of the seeds: full updates, as in recipes/nano.py
     hyper: Hyperparameters = Hyperparameters(  # noqa: RUF009 - frozen
         peak_lr=5e-3,

@@ -5,6 +5,7 @@ problems for all of them.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,10 @@ class Thinking(Place):
         for n in self.runs:
             learn = partial(rl.learn, self.rewarded(n), self.out / f"rewards-{n}")
             made.append(Phase(f"rewards-{n}", "learn from rewards", learn, config=self.shape))
+        for n in self.held:
+            learn = partial(rl.learn, self.held_short(n), self.out / f"held-{n}")
+            does = "learn from rewards that hold low effort short"
+            made.append(Phase(f"held-{n}", does, learn, config=self.shape))
         for n in self.runs:
             does = "sample as many tokens from the seeds, and learn from the right answers"
             work = partial(self.imitate, n)
@@ -85,6 +90,15 @@ class Thinking(Place):
             evaluating=Evaluating(every=0),
             hyper=replace(config.rewards, seed=number),
         )
+
+    @property
+    def held(self) -> range:
+        return range(1, self.sizes.held + 1)
+
+    def held_short(self, number: int) -> rl.Config:
+        """The same with a price for what thinks for too long, right or wrong."""
+        plain = self.rewarded(number)
+        return replace(plain, sampling=replace(plain.sampling, prices=self.config.held))
 
     def imitate(self, number: int) -> None:
         """Rejection sampling from the weights that the rewards began with, on the same kind of
@@ -135,16 +149,20 @@ class Thinking(Place):
             if not (folder / f"{name}.jsonl").exists():
                 rows = self.answers(weights, sizes.measured, sizes.each, sizes.answers)
                 measure.write(rows, folder / f"{name}.jsonl")
-        names = {"seeds": "seeds", "rewards": "rewards-1"}
-        cut = {shown: self._forced(self._models()[name]) for shown, name in names.items()}
-        write_json(folder / "forced.json", cut)
+        forced = folder / "forced.json"
+        if not forced.exists():
+            names = {"seeds": "seeds", "rewards": "rewards-1"}
+            write_json(
+                forced,
+                {shown: self._forced(self._models()[name]) for shown, name in names.items()},
+            )
 
     def _models(self) -> dict[str, Path]:
         found = {"seeds": self.start}
         for kind in ("rewards", "control"):
             for n in self.runs:
                 found[f"{kind}-{n}"] = self.out / f"{kind}-{n}" / "train"
-        return found
+        return found | {f"held-{n}": self.out / f"held-{n}" / "train" for n in self.held}
 
     def _forced(self, weights: Path) -> dict[str, float]:
         """Accuracy at high effort by tokens of thought, then an answer."""
@@ -170,8 +188,16 @@ class Thinking(Place):
     def write_effort(self) -> None:
         after = [self.rows(f"rewards-{n}") for n in self.runs]
         forced = json.loads((self.out / "measured" / "forced.json").read_text(encoding="utf-8"))
+        held = [self.rows(f"held-{n}") for n in self.held]
+        runs = [self.learned(self.held_short(n), f"held-{n}") for n in self.held]
         found = effort.result(
-            self.rows("seeds"), after, forced, self._words(), self._budget(), self._notes()
+            self.rows("seeds"),
+            after,
+            held,
+            forced,
+            self._words(),
+            self._budget(runs),
+            [*self._notes(), self._held_note()],
         )
         results.write(found, self.out / "effort")
         print(found.sentence)
@@ -187,16 +213,16 @@ class Thinking(Place):
             self._logs(),
             self.config.prices,
             self._words(),
-            self._budget(),
+            self._budget([]),
             notes,
         )
         results.write(found, self.out / "rewards")
         print(found.sentence)
 
-    def _budget(self) -> results.Budget:
+    def _budget(self, more: Sequence[Run]) -> results.Budget:
         runs = [self.learned(self.rewarded(n), f"rewards-{n}") for n in self.runs]
         controls = [self.control(n) for n in self.runs]
-        return self.spent([self.seeding("seeds", self.sizes.seeds), *runs, *controls])
+        return self.spent([self.seeding("seeds", self.sizes.seeds), *runs, *controls, *more])
 
     def _words(self) -> str:
         return f"{self.config.model}, after {self.sizes.seeds} steps on seeds"
@@ -224,6 +250,15 @@ class Thinking(Place):
             "after it. The criteria stayed; those of E1 that judge the seeds were added when they "
             "had been measured.",
         ]
+
+    def _held_note(self) -> str:
+        price = self.config.held.low
+        return (
+            f"Held short: the same rewards, and at low effort more than {price.most} tokens of "
+            f"thought cost {price.over:g} in proportion up to twice as many, right or wrong "
+            f"({self.sizes.held} run{'s' if self.sizes.held > 1 else ''}). Added after the plain "
+            "rewards had been measured: they failed the criteria about low effort."
+        )
 
     def _control_notes(self) -> list[str]:
         found = []
