@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
+from string import ascii_lowercase
 from typing import Literal, get_args
 
 from ossia.harmony import FunctionTool
@@ -54,6 +55,8 @@ def draw_name(rng: Random, split: Split) -> str:
         return rng.choice(names["train"])
     if luck < 0.4:
         return made_up_word(rng)
+    if luck < 0.55:
+        return "".join(rng.choices(ascii_lowercase, k=rng.randint(3, 6)))
     parts = [_piece(rng, rng.choice(WORDS["words"])) for _ in range(rng.choice((1, 1, 2)))]
     return "_".join(parts)
 
