@@ -46,7 +46,7 @@ recipe: $(VENV)/with-train  ## the same and every experiment, standard profile; 
 recipe-smoke: $(VENV)/with-train  ## every stage and experiment on a micro model, about five minutes
 	$(BIN)/ossia train recipes/report.py --out runs/smoke --fresh profile=smoke
 
-reason: $(VENV)/with-train  ## seeds, rewards and their control on nano; writes docs/recipe/reasoning.md
+reason: $(VENV)/with-train  ## seeds, rewards, engines, tools, a teacher, on nano; writes docs/recipe/reasoning.md
 	$(BIN)/ossia train recipes/reason.py --out runs/reason --resume
 
 bench-cpu: $(VENV)/with-base  ## measure this machine; writes docs/bench. ARGS='--model DIR --cache DIR --fork DIR'

@@ -4,7 +4,9 @@ and, slowly, all of it.
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +14,36 @@ from random import Random
 from statistics import fmean
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # recipes are no part of what is installed
 
+from ossia.checkpoint import open_checkpoint  # noqa: E402
 from ossia.commands.main import main  # noqa: E402
 from ossia.errors import TrainingError  # noqa: E402
 from ossia.harmony import Effort  # noqa: E402
+from ossia.tasks import grade  # noqa: E402
 from ossia.tasks.environment import Counts, Outcome, Reward  # noqa: E402
 from ossia.train.recipes.sft import base_folder, tokenizer_of  # noqa: E402
+from ossia.train.rl.settings import Sampling  # noqa: E402
+from ossia.train.weights.export import load_weights  # noqa: E402
 from ossia.turn.record import Piece, Segment  # noqa: E402
 from ossia.turn.rollout import Sample  # noqa: E402
 from recipes.experiments import results  # noqa: E402
-from recipes.reasoning import effort, forcing, gate, measure, rejection, rewards, seeds  # noqa: E402
+from recipes.reasoning import (  # noqa: E402
+    calls,
+    calls_found,
+    effort,
+    engines_found,
+    forcing,
+    gate,
+    measure,
+    mismatch,
+    rejection,
+    rewards,
+    seeds,
+)
 from recipes.reasoning.measure import Row  # noqa: E402
 
 TOKENIZER = tokenizer_of(base_folder("nano"))
@@ -183,9 +202,126 @@ def test_a_control_without_a_right_answer_is_refused(tmp_path: Path) -> None:
         rejection.kept(tmp_path)
 
 
+# ---- E12 -----------------------------------------------------------------------------------------
+
+
+def called(problem: int, right: bool, condition: str = "orders", obeyed: bool = False) -> calls.Row:
+    return calls.Row(condition, problem, "low", 0, right, True, obeyed, 9, "stop")
+
+
+def test_what_was_never_obeyed_may_still_be_obeyed_now_and_then() -> None:
+    never = [called(n, True) for n in range(50)]
+    found = calls_found.share([never, never], "orders", "obeyed")
+    assert found.mean == found.low == 0 and found.high == pytest.approx(0.071, abs=0.001)
+    once = [*never[1:], called(0, True, obeyed=True)]
+    found = calls_found.share([never, once], "orders", "obeyed")
+    assert found.values == (0, 0.02) and found.high > 0.02
+
+
+def test_one_run_of_theirs_stands_beside_each_of_ours() -> None:
+    ours = [[called(n, n < right, "renamed") for n in range(20)] for right in (15, 20)]
+    theirs = [[called(n, n < 5, "renamed") for n in range(20)]]
+    found = calls_found.difference(ours, theirs, "renamed")
+    assert found.values == (0.5, 0.75)
+
+
+def test_problems_without_a_tool_want_no_call() -> None:
+    for problem in calls.held_out(calls.ALONE, 5):
+        assert not problem.tools and grade(problem, problem.answer, ()) == 1.0
+
+
+@pytest.mark.parametrize("condition", [name for name in calls.CONDITIONS if name != calls.ALONE])
+def test_measured_problems_are_held_out(condition: str) -> None:
+    names = {problem.about["name"] for problem in calls.held_out(condition, 8)}
+    assert names == set(calls.CONDITIONS[condition][1])
+
+
+def test_calls_to_learn_from_go_on_where_they_were() -> None:
+    whole = calls.examples(TOKENIZER, 1, None)
+    drawn = [next(whole) for _ in range(4)]
+    later = calls.examples(TOKENIZER, 1, drawn[1][1])
+    assert [next(later) for _ in range(2)] == drawn[2:]
+
+
+# ---- E11 -----------------------------------------------------------------------------------------
+
+
+def products(own: list[list[float]], reference: list[list[float]]) -> mismatch.Products:
+    return mismatch.products_of(torch.tensor(own), torch.tensor(reference))
+
+
+def test_cosines_are_those_of_the_summed_gradients() -> None:
+    rng = Random(2)
+    own = [[rng.gauss(0, 1) for _ in range(5)] for _ in range(12)]
+    other = [[rng.gauss(0.5, 1) for _ in range(5)] for _ in range(12)]
+    a = torch.tensor(own).sum(0)
+    b = torch.tensor(other).sum(0)
+    expected = torch.nn.functional.cosine_similarity(a, b, dim=0).item()
+    found = engines_found.cosine(products(own, other))
+    assert found.mean == pytest.approx(expected, abs=1e-5)
+    assert found.low < expected < found.high
+    same = engines_found.cosine(products(own, own))
+    assert same.low == pytest.approx(1.0, abs=1e-5) and same.high == pytest.approx(1.0, abs=1e-5)
+    less = engines_found.difference(products(own, own), products(own, own))
+    assert less.low == less.high == 0.0
+
+
+def test_what_engines_report_is_compared_with_the_trainer(tmp_path: Path) -> None:
+    model = load_weights(open_checkpoint(base_folder("nano")).config, base_folder("nano")).eval()
+    asks = measure.asks_of(measure.held_out("number", [1], 1))
+    settings = Sampling(samples=2, max_tokens=12, replay=True)
+    for sampler in ("exact", "int8"):
+        drawn = mismatch.drawn(model, TOKENIZER, asks, replace(settings, sampler=sampler))
+        try:
+            found = drawn.compared(model)
+        finally:
+            drawn.close()
+        path = tmp_path / f"{sampler}.npz"
+        mismatch.save(found, path)
+        assert (mismatch.read_compared(path).tokens == found.tokens).all()
+        assert found.tokens.sum() > 12 and found.known.sum() > 12
+        assert (found.largest.max() == 0) == (sampler == "exact")
+        assert (found.k3.sum() == 0) == (sampler == "exact")
+    assert found.other.sum() <= found.known.sum()
+
+
+# ---- all of it -----------------------------------------------------------------------------------
+
+RECIPE = str(ROOT / "recipes" / "reason.py")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the smallest profile from beginning to end."""
+    out = tmp_path_factory.mktemp("reason") / "run"
+    assert main(["train", RECIPE, "--out", str(out), "profile=smoke"]) == 0
+    return out
+
+
 @pytest.mark.slow
-def test_every_stage_of_the_recipe(tmp_path: Path) -> None:
-    recipe = str(ROOT / "recipes" / "reason.py")
-    assert main(["train", recipe, "--out", str(tmp_path / "run"), "profile=smoke"]) == 0
-    page = (tmp_path / "run" / "report" / "reasoning.md").read_text()
-    assert "| E1" in page and "| E7" in page
+def test_every_stage_of_the_recipe(whole: Path) -> None:
+    page = (whole / "report" / "reasoning.md").read_text()
+    for experiment in ("E1", "E7", "E11", "E12", "E13"):
+        assert f"## {experiment}:" in page
+    for name in ("effort", "rewards", "engines", "tools", "distilling"):
+        assert (whole / "report" / f"{name}.svg").exists() and f"]({name}.svg)" in page
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "ossia", "train", RECIPE, "--out", str(out), "profile=smoke"]
+    places = ("rewards-1/train/rollouts/000000.jsonl", "tool-measured/nano.jsonl")
+    for place in (*places, "copied-1/counts.json", "compared/exact.npz", "curves/int8-MIS/train"):
+        killed = subprocess.Popen([*command, "--resume"])
+        while not (out / place).exists():
+            assert killed.poll() is None, "it ended before it was killed"
+            time.sleep(0.02)
+        killed.kill()
+        killed.wait()
+    subprocess.run([*command, "--resume"], check=True)
+    for pattern in ("**/weights.safetensors", "**/rollouts/*.jsonl", "*measured/*.jsonl"):
+        made = sorted(path.relative_to(whole) for path in whole.glob(pattern))
+        assert made
+        for path in made:
+            assert (out / path).read_bytes() == (whole / path).read_bytes(), path

@@ -16,6 +16,7 @@ from statistics import fmean
 from ossia.harmony import Effort
 from recipes.experiments.results import (
     Budget,
+    Criterion,
     Estimate,
     Panel,
     Published,
@@ -30,6 +31,7 @@ from recipes.experiments.results import (
 from recipes.reasoning.measure import Row
 
 VOTES = (1, 2, 4, 8)
+HELD = "rewards, low effort held short"
 BEYOND = (
     "The seeds' curve ends with their longest thoughts and is continued flat. An effort that "
     "thinks for longer than that after rewards is not compared at equal thoughts, and a lift that "
@@ -126,20 +128,42 @@ def _voted(part: Sequence[Row]) -> bool:
 def result(
     seeds: Sequence[Row],
     after: Sequence[Sequence[Row]],
+    held: Sequence[Sequence[Row]],
     forced: Forced,
     model: str,
     budget: Budget,
     notes: Sequence[str],
 ) -> Result:
-    """`after`: of each seed of rewards. `forced`: accuracy at high effort by model and budget."""
+    """`after`: of each seed of rewards; `held`: of those that hold low effort short. `forced`:
+    accuracy at high effort by model and budget.
+    """
     before = items(seeds)
-    later = [items(rows) for rows in after]
-    pairs = [list(zip(before, one, strict=True)) for one in later]
-    numbers = {"seeds": _numbers([before]), "rewards": _numbers(later)}
-    numbers["rewards"]["above the seeds at equal thoughts"] = in_every_seed(pairs, lift)
-    numbers["rewards"]["thoughts that low effort gained"] = in_every_seed(pairs, growth)
+    numbers = {"seeds": _numbers([before])}
+    for name, runs in (("rewards", after), (HELD, held)):
+        later = [items(rows) for rows in runs]
+        pairs = [list(zip(before, one, strict=True)) for one in later]
+        numbers[name] = _numbers(later)
+        numbers[name]["above the seeds at equal thoughts"] = in_every_seed(pairs, lift)
+        numbers[name]["thoughts that low effort gained"] = in_every_seed(pairs, growth)
+    return Result(
+        experiment="E1",
+        title="Effort",
+        sentence=_sentence(numbers),
+        model=model,
+        seeds=len(after),
+        budget=budget,
+        numbers=numbers,
+        criteria=_criteria(numbers),
+        published=(_published(numbers["rewards"]),),
+        panels=_panels(numbers, seeds, after, forced),
+        notes=(*notes, BEYOND),
+    )
+
+
+def _criteria(numbers: Mapping[str, Mapping[str, Estimate]]) -> tuple[Criterion, ...]:
     found = numbers["rewards"]
-    criteria = (
+    short = numbers[HELD]
+    return (
         at_least(
             "after the seeds, thoughts at high effort by those at low",
             numbers["seeds"]["ratio"],
@@ -162,19 +186,13 @@ def result(
             found["thoughts that low effort gained"],
             0.0,
         ),
-    )
-    return Result(
-        experiment="E1",
-        title="Effort",
-        sentence=_sentence(numbers),
-        model=model,
-        seeds=len(after),
-        budget=budget,
-        numbers=numbers,
-        criteria=criteria,
-        published=(_published(found),),
-        panels=_panels(numbers, seeds, after, forced),
-        notes=(*notes, BEYOND),
+        at_least(f"{HELD}, thoughts at high effort by those at low", short["ratio"], 3.0),
+        at_least(f"{HELD}, accuracy at high effort less that at low", short["gain"], 0.25),
+        below(
+            f"{HELD}, low effort does not think for longer: tokens gained",
+            short["thoughts that low effort gained"],
+            0.0,
+        ),
     )
 
 
@@ -190,7 +208,8 @@ def _numbers(per_seed: Sequence[Sequence[Item]]) -> dict[str, Estimate]:
 
 def _sentence(numbers: Mapping[str, Mapping[str, Estimate]]) -> str:
     said = []
-    for name, words in (("seeds", "After the seeds"), ("rewards", "after rewards")):
+    words_of = {"seeds": "After the seeds", "rewards": "after rewards", HELD: f"after {HELD}"}
+    for name, words in words_of.items():
         of = numbers[name]
         points = [
             f"{of[f'accuracy, {e}'].mean:.0%} with {of[f'thoughts, {e}'].mean:.0f}" for e in EFFORTS

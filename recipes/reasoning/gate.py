@@ -95,8 +95,8 @@ def passed(rows: Sequence[Row], k: int) -> float:
     return fmean(pass_at(min(k, len(of)), sum(of), len(of)) for of in groups.values())
 
 
-def table(gates: Sequence[Gate]) -> str:
-    """Markdown; a number that does not pass has a ! behind it."""
+def table(gates: Sequence[Gate], full: str = "every step written") -> str:
+    """Markdown; a number that does not pass has a ! behind it. `full`: what those answers did."""
     rows = []
     for each in gates:
         cells = [each.name]
@@ -109,5 +109,5 @@ def table(gates: Sequence[Gate]) -> str:
         for what, text in shown.items():
             cells.append(text if each.verdicts[what] else f"{text} !")
         rows.append([*cells, "open" if each.is_open else "shut"])
-    head = ["task and knob", "guess", "pass@1", f"pass@{TRIES}", "every step written", "gate"]
+    head = ["task and knob", "guess", "pass@1", f"pass@{TRIES}", full, "gate"]
     return markdown_table(head, rows)

@@ -1,6 +1,6 @@
 """The control of reinforcement learning: as many sampled tokens, all from the seeds, and ordinary
 fine-tuning on the answers that would have been rewarded (STaR, arXiv 2203.14465; RFT, arXiv
-2308.01825).
+2308.01825). Copies of a teacher are made in the same way.
 
 Knows the same problems, sampler and prices as the rewards do.
 """
@@ -8,7 +8,7 @@ Knows the same problems, sampler and prices as the rewards do.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -22,9 +22,20 @@ from ossia.train.rl.sampler import Sampler
 from ossia.train.rl.settings import Sampling
 from ossia.train.rl.worth import priced
 from ossia.turn import stop_ids
+from ossia.turn.rollout import Sample
 
 KEPT = "kept.jsonl"
 COUNTS = "counts.json"
+
+
+def rewarded(sampling: Sampling) -> Callable[[Sample], bool]:
+    """Whether an answer is worth something, its thoughts paid for."""
+    return lambda sample: bool(priced(sample, sampling.charged))
+
+
+def finished(sample: Sample) -> bool:
+    """Whether an answer came to its end, right or wrong."""
+    return sample.reason == "stop"
 
 
 def sample(
@@ -34,10 +45,11 @@ def sample(
     sampling: Sampling,
     tokens: int,
     out: Path,
+    keep: Callable[[Sample], bool],
 ) -> None:
-    """`kept.jsonl`, the rewarded answers among at least `tokens` sampled tokens, and `counts.json`.
-    What was answered twice is kept twice, as rewards would count it: each different answer once
-    would teach the right ones, but not how often which way is right.
+    """`kept.jsonl`, those of at least `tokens` sampled tokens that are to be learned from, and
+    `counts.json`. What was answered twice is kept twice, as rewards would count it: each different
+    answer once would teach the right ones, but not how often which way is right.
     """
     sampler = Sampler(model, tokenizer, stop_ids(tokenizer), sampling)
     worth: list[str] = []
@@ -51,7 +63,7 @@ def sample(
                 for each in group:
                     sampled += each.counts.sampled
                     answers += 1
-                    if priced(each, sampling.charged):
+                    if keep(each):
                         segment = each.segments[0]
                         line = {"prompt": segment.prompt, "ids": segment.ids[len(segment.prompt) :]}
                         worth.append(json.dumps(line))

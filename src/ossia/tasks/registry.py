@@ -18,6 +18,7 @@ from ossia.tasks.machine.programs import program_tracing
 from ossia.tasks.machine.tool_use import tool_use
 from ossia.tasks.numbers.arithmetic import arithmetic_question
 from ossia.tasks.numbers.calculator import calculator_use
+from ossia.tasks.numbers.calling import calling
 from ossia.tasks.numbers.followups import follow_up
 from ossia.tasks.numbers.python_use import python_use
 from ossia.tasks.numbers.stories import word_problem
@@ -77,6 +78,12 @@ _ROWS = (
     ),
     Task("limits", "what is beyond it: says so, or calls", beyond_question, _RECIPE),
     Task("response formats", "an answer as JSON of a schema", in_a_format, _RECIPE),
+    Task(
+        "calling",
+        "a calculator under many names, that may fail, lie or give orders",
+        calling,
+        _kinds("eval", "rl"),  # the embedded model calls every calculator "calculator"
+    ),
     Task("puzzles", "exact answers about numbers and words", puzzle_question, _RECIPE),
     Task("state", "a number or cups, followed through many steps", state_tracking, _RECIPE),
     Task("machine", "what a program of the stack machine prints", program_tracing, _RECIPE),

@@ -418,6 +418,11 @@ def calculator_turn(
     return turn, expect, run
 
 
+def draw_error(rng: Random) -> str:
+    """What a calculator that is down answers."""
+    return rng.choice(WORDS["errors"])
+
+
 def draw_for_calculator(rng: Random, split: Split, one_operation: bool = False) -> Op:
     while True:
         kind = rng.random()
@@ -448,7 +453,7 @@ def calculator_use(rng: Random, split: Split) -> Problem:
     error = ""
     off_by = 0
     if luck < 0.03:
-        error = rng.choice(WORDS["errors"])
+        error = draw_error(rng)
     elif luck < 0.08:
         off_by = rng.choice(_OFF_BY)
     spaced = rng.random() < 0.15
