@@ -244,8 +244,6 @@ def _injected(
         tools=(Tool(LOOKUP, tool),),
         instructions=compound.notes(with_steps=True),
         about={
-            "rule": rule.number,
-            "category": rule.category,
             "behaviour": "comply",
             "family": family.name,
             "forbidden": forbidden,
