@@ -96,7 +96,8 @@ def _agrees(says: frozenset[Does], does: Does) -> bool | None:
     """Who answers a part and refuses the other has a refusal in the answer."""
     if not says:
         return None
-    return does == ("refuse" if "refuse" in says else "comply")
+    wanted = "refuse" if "refuse" in says else "comply"
+    return does == wanted
 
 
 def _of_roles(line: Line, upper: str) -> Watched:
@@ -164,8 +165,11 @@ class Monitor:
     def __str__(self) -> str:
         rows = []
         for matter, effort in self.rows:
-            cells = [str(self.share(holds, matter, effort)) for holds in COLUMNS.values()]
-            rows.append([matter, effort or "all", *cells])
+            row = [matter, effort or "all"]
+            for holds in COLUMNS.values():
+                share = self.share(holds, matter, effort)
+                row.append(str(share))
+            rows.append(row)
         return markdown_table(["about", "effort", *COLUMNS], rows)
 
 
