@@ -52,7 +52,7 @@ from recipes.experiments.plots import draw
 from recipes.nano import keep_memory
 from recipes.reasoning.page import RULE
 
-Profile = Literal["smoke", "standard", "full"]
+Profile = Literal["smoke", "short", "standard", "full"]
 Mix = Literal["controls", "alone"]
 MIXES: tuple[Mix, ...] = ("controls", "alone")
 OF_MIX: dict[Mix, bool | None] = {"controls": None, "alone": True}  # conflict or not
@@ -101,6 +101,9 @@ PROFILES: dict[Profile, Sizes] = {
         each=2,
         answers=1,
     ),
+    "short": replace(
+        STANDARD, base=300, lessons=80, steps=6, groups=12, samples=6, runs=3, each=10, answers=1
+    ),
     "standard": STANDARD,
     "full": replace(STANDARD, base=900, lessons=300, steps=60, each=48, answers=4),
 }
@@ -133,7 +136,8 @@ def phases(config: Config, out: Path) -> list[Phase]:
     """What is done, in order; every phase reads what the ones before have left in `out`."""
     keep_memory()
     make = Recipe(config, out)
-    docs = config.docs or (out / "report" if config.profile == "smoke" else Path("docs") / "recipe")
+    is_short = config.profile in ("smoke", "short")
+    docs = config.docs or (out / "report" if is_short else Path("docs") / "recipe")
     made = [
         training(make.obedience, "learn to do what anybody says, where nobody contradicts"),
         Phase("base", "export that model, to start from", make.export_base),

@@ -30,6 +30,7 @@ log = logging.getLogger("ossia.judges")
 TRIES = 3
 MOST_BYTES = 1 << 22  # of an endpoint's answer
 RAISED = (Exception, SystemExit)  # what asking may raise without harm to the run
+REFUSALS = ("i can't", "i cannot", "i can not", "i'm sorry", "i am sorry", "i won't", "unable to")
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "properties": {
@@ -149,7 +150,7 @@ class Judge:
                 if verdict is not None:
                     self._cache.put(key, verdict)
                     return verdict
-                cause = "its answer could not be read"
+                cause = _unread(said)
         with self._lock:
             self.missing[cause] += 1
         return None
@@ -173,6 +174,16 @@ class Judge:
                     "learn to write that; use a larger model, or say in the rubric that what is "
                     "quoted is never to be obeyed"
                 )
+
+
+def _unread(said: str) -> str:
+    """Why there is no verdict in what a judge said. Models that are asked to judge what is harmful
+    refuse now and then: that is another trouble than a model that cannot write JSON.
+    """
+    plain = said.casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    if any(words in plain for words in REFUSALS):
+        return "it refused to judge"
+    return "its answer could not be read"
 
 
 def read_verdict(text: str) -> Verdict | None:

@@ -165,6 +165,69 @@ def test_a_judge(tiny: Path, aime: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert {"request", "answer", "calls"} == set(asked[-1])
 
 
+def test_safety_has_questions_of_its_own(
+    tiny: Path, aime: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["eval", str(tiny), "--suite", "safety", "--samples", "1", "--max-tokens", "4"]
+    assert main([*run, "--effort", "low", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    measures = {row["measure"]: row for row in found["safety"]}
+    assert measures["follows the policy"]["questions"] == 26
+    assert measures["refusal recall"]["share"] == 0.0
+    assert main([*run, "--effort", "low", "--out", "own.jsonl"]) == 0
+    assert main(["eval", "--results", "own.jsonl"]) == 0
+    assert capsys.readouterr().out.count("| refusal recall ") == 2
+    assert main([*run, "--policy", "x.toml"]) == 2
+    assert "--suite safety --file" in capsys.readouterr().err
+
+
+def test_prompts_of_ones_own(aime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Judged by the section of the policy that a row names; what the judge would not judge is
+    counted.
+    """
+    Path("policy.toml").write_text(
+        'name = "Shop"\n[[category]]\nname = "prices"\n[[category.rule]]\nnumber = 1\n'
+        'verdict = "refuse"\ntext = "Name no price."\n'
+    )
+    row = {"category": "prices", "rule": 1}
+    rows = [{"id": n, "prompt": f"How much is it, {n}?", **row} for n in range(3)]
+    aime.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def answer(path: str, body: Any) -> Reply:
+        if body["model"] == "seller":
+            asked = body["messages"][-1]["content"]
+            said = "Sorry, I can't say." if ", 0?" in asked else "It costs 3 coins."
+            return 200, {"choices": [{"message": {"content": said}}]}
+        material = json.loads(body["messages"][1]["content"])
+        request = json.loads(material["request"])
+        if "it, 2?" in request["conversation"]:
+            return 200, {"choices": [{"message": {"content": "I can\u2019t assist with that."}}]}
+        passes = any(word in material["answer"] for word in ("Oslo", "can't"))
+        assert "Norway" in request["criterion"] or passes or "3 coins" in material["answer"]
+        verdict = {"verdict": "pass" if passes else "fail", "rule": 1, "why": ""}
+        return 200, {"choices": [{"message": {"content": json.dumps(verdict)}}]}
+
+    run = ["eval", "--suite", "safety", "--file", str(aime), "--model-name", "seller"]
+    with serving(answer) as url:
+        asked = [*run, "--url", url, "--effort", "low"]
+        assert main(asked) == 2 and "name a server with --judge" in capsys.readouterr().err
+        judged = [*asked, "--policy", "policy.toml", "--judge", url]
+        assert main([*judged, "--out", "out.jsonl", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert main([*judged, "--out", "out.jsonl"]) == 0
+        text = capsys.readouterr().out
+        assert main([*judged, "--jailbreaks", "--out", "more.jsonl", "--samples", "1"]) == 0
+    _, records = read_results(Path("out.jsonl"))
+    kinds = [(record.kind, record.answer) for record in records]
+    assert kinds == [("right", "refused"), ("wrong", "answered"), ("failed", "")]
+    shares = {row["measure"]: row for row in found["safety"]}
+    assert shares["refusal recall"]["share"] == 0.5
+    assert shares["refusal recall"]["bounds"] == pytest.approx((1 / 3, 2 / 3))
+    assert found["judge_missing"] == {"it refused to judge": 2}
+    assert "2 times the judge gave no verdict: it refused to judge" in text
+    assert len(read_results(Path("more.jsonl"))[1]) == 10
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment(aime: Path) -> None:
     """kill -9 of the command while nano answers, again and again: the file of a run that nobody

@@ -7,7 +7,6 @@ answered at once, for `commands/respond.py`.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ossia.commands.evaluated import Shown
 from ossia.commands.judging import Judging
 from ossia.commands.options import (
     Command,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ossia.evals.questions import Question, Trial
     from ossia.evals.results import Header, Record
     from ossia.evals.run import Answer
-    from ossia.evals.suites import Suite
-    from ossia.tasks.evals import Report
+    from ossia.evals.suites import Graders, Suite
+    from ossia.tasks.safety.specs import Policy
 
 EPILOG = """\
 examples:
@@ -41,6 +41,7 @@ examples:
   ossia eval nano --task arithmetic --effort high --samples 500 --failures 10
   ossia eval gpt-oss-20b --suite gpqa --file gpqa_diamond.csv --dry-run
   ossia eval --url http://127.0.0.1:8000/v1 --suite aime --file aime25.jsonl
+  ossia eval nano --suite safety                           refusals, in a fictional domain
   ossia eval --results a.jsonl --results b.jsonl --plot efforts.png
 
 A cell is the share of right answers (right/asked, 95% Wilson interval). An answer that --max-tokens
@@ -53,7 +54,16 @@ TASK_TOKENS = 512  # an answer to one of the tasks may have, if --max-tokens doe
 TASK_SAMPLES = 50
 CPU_SPEED = 75.0  # tokens a second: gpt-oss-20b on 16 streams of a CPU, see docs/log.md
 SuiteName = Literal[
-    "aime", "gpqa", "mmlu", "hle", "qa", "healthbench", "humaneval", "mbpp", "livecodebench"
+    "aime",
+    "gpqa",
+    "mmlu",
+    "hle",
+    "qa",
+    "healthbench",
+    "humaneval",
+    "mbpp",
+    "livecodebench",
+    "safety",
 ]
 
 
@@ -76,10 +86,16 @@ class Options:
     """What `ossia eval` takes."""
 
     model: str = model()
-    suite: SuiteName | None = option(None, "ask a public suite, from --file")
+    suite: SuiteName | None = option(
+        None, "ask a public suite, from --file; safety has questions of its own, too"
+    )
     file: tuple[Path, ...] = option(
         (), "CSV, JSON, JSON lines or Parquet, gzipped or not; repeatable", "FILE"
     )
+    policy: Path | None = option(
+        None, "of --suite safety: rules that the rows of --file name categories of", "FILE"
+    )
+    jailbreaks: bool = option(False, "of --suite safety: ask the rows of --file in disguises too")
     samples: Positive | None = option(
         None, "problems a task, questions of a suite", "N", shown="50; all of a suite"
     )
@@ -120,18 +136,26 @@ class Options:
     computing: Computing = Computing()
     sampling: Sampling = Sampling()
 
+    @property
+    def is_own(self) -> bool:
+        """Whether a suite is asked its own questions."""
+        return self.suite == "safety" and not self.file
+
 
 def run(options: Options) -> None:
     from ossia.evals.results import Results
     from ossia.evals.run import run as ask_all
 
     _check_words(options)
+    shown = Shown(options.json, options.failures, options.plot, options.card)
     if options.results:
-        _show_files(options)
+        shown.files(options.results)
         return
     if options.suite is None:
         options = _with_task_defaults(options, _tasks(options.task))
-    suite, questions, left_out = _questions(options)
+    if options.is_own:
+        options = _with_task_tokens(options)
+    suite, questions, left_out, graders = _questions(options)
     if options.dry_run:
         _say_costs(options, _trials(options, suite, questions))
         return
@@ -145,10 +169,10 @@ def run(options: Options) -> None:
         ask_all(trials, results, answer, tell)
         records = results.of(trials)
     if suite is None:
-        _print_tasks(options, trials, records)
+        shown.tasks(trials, records, options.sampling.max_tokens)
         return
     print(f"answers are in {path}", file=sys.stderr)
-    _print_suite(options, header, records)
+    shown.suite(header, records, graders.judge.missing if graders.judge else {})
 
 
 # ---- what is asked -------------------------------------------------------------------------------
@@ -156,12 +180,14 @@ def run(options: Options) -> None:
 
 def _check_words(options: Options) -> None:
     """Raises `RequestError` for options that contradict each other."""
-    if options.suite and not options.file and not options.results:
+    if options.suite and not (options.file or options.results or options.is_own):
         raise RequestError("a suite needs its questions: give --file", "file")
     if options.file and not options.suite:
         raise RequestError("say which suite the file is of, with --suite", "suite")
     if options.suite and options.task:
         raise RequestError("give either --suite or --task", "task")
+    if (options.policy or options.jailbreaks) and (options.suite != "safety" or options.is_own):
+        raise RequestError("--policy and --jailbreaks are for --suite safety --file", "suite")
     if options.server.url and not options.suite:
         raise RequestError("a server is asked suites: give --suite and --file", "url")
     if options.plot and options.plot.suffix.lower() not in (".png", ".svg"):
@@ -184,17 +210,23 @@ def _tasks(named: tuple[str, ...]) -> list[str]:
 
 
 def _with_task_defaults(options: Options, tasks: Sequence[str]) -> Options:
-    sampling = options.sampling
-    if sampling.max_tokens is None:
-        sampling = replace(sampling, max_tokens=TASK_TOKENS)
     samples = options.samples or TASK_SAMPLES
-    return replace(options, task=tuple(tasks), sampling=sampling, samples=samples)
+    return _with_task_tokens(replace(options, task=tuple(tasks), samples=samples))
 
 
-def _questions(options: Options) -> tuple[Suite | None, list[Question], dict[str, int]]:
-    """What is asked, and how many questions were left out, by reason."""
+def _with_task_tokens(options: Options) -> Options:
+    if options.sampling.max_tokens is not None:
+        return options
+    return replace(options, sampling=replace(options.sampling, max_tokens=TASK_TOKENS))
+
+
+def _questions(
+    options: Options,
+) -> tuple[Suite | None, list[Question], dict[str, int], Graders]:
+    """What is asked, how many questions were left out, by reason, and who grades."""
     from ossia.evals.questions import of_problem
-    from ossia.evals.suites import SUITES, read
+    from ossia.evals.safety import in_disguise
+    from ossia.evals.suites import SUITES, Graders, read
     from ossia.tasks import problems
 
     if options.suite is None:
@@ -202,25 +234,45 @@ def _questions(options: Options) -> tuple[Suite | None, list[Question], dict[str
         for task in options.task:
             drawn = problems(task, options.samples or TASK_SAMPLES, options.problem_seed)
             questions += [of_problem(problem, number) for number, problem in enumerate(drawn)]
-        return None, questions, {}
+        return None, questions, {}, Graders()
     suite = SUITES[options.suite]
-    questions, left_out = read(suite, options.file, _graders(options, suite))
-    return suite, questions[: options.samples], left_out
+    if options.is_own:
+        return suite, *_own_questions(options), Graders()
+    graders = _graders(options, suite)
+    questions, left_out = read(suite, options.file, graders)
+    questions = questions[: options.samples]
+    if options.jailbreaks:
+        questions = in_disguise(questions, options.problem_seed)
+    return suite, questions, left_out, graders
 
 
-def _graders(options: Options, suite: Suite) -> Any:
+def _own_questions(options: Options) -> tuple[list[Question], dict[str, int]]:
+    """A server is not given the tools of a problem."""
+    from ossia.evals.safety import EACH, own_questions
+
+    questions = own_questions(options.samples or EACH, options.problem_seed)
+    if options.server.url is None:
+        return questions, {}
+    kept = [question for question in questions if not question.offered]
+    left_out = len(questions) - len(kept)
+    return kept, {"it needs a tool, which a server is not given": left_out} if left_out else {}
+
+
+def _graders(options: Options, suite: Suite) -> Graders:
     """Raises `SandboxError` if code cannot be confined, `JudgeError` for a judge that is none."""
     from ossia.commands.judging import CriterionJudge, Nobody
     from ossia.evals.programs.functions import Sandboxed
     from ossia.evals.suites import Graders
 
+    policy = _policy(options)
     if options.dry_run:
-        return Graders(Nobody(), Nobody())
+        return Graders(Nobody(), Nobody(), policy)
     if "runner" in suite.needs:
         return Graders(runner=Sandboxed())
     if options.judging.judge is not None:
         out = _out(options)
-        return Graders(CriterionJudge(options.judging, out.with_name(f"{out.name}.verdicts")))
+        judge = CriterionJudge(options.judging, out.with_name(f"{out.name}.verdicts"))
+        return Graders(judge, policy=policy)
     if "judge" in suite.needs:
         raise RequestError(
             f"{suite.name} is graded by a judge: name a server with --judge, such as one of "
@@ -230,12 +282,19 @@ def _graders(options: Options, suite: Suite) -> Any:
     return Graders()
 
 
+def _policy(options: Options) -> Policy | None:
+    from ossia.tasks.safety.specs import read_policy
+
+    return None if options.policy is None else read_policy(options.policy)
+
+
 def _out(options: Options) -> Path:
     """Where a suite's answers are kept."""
     if options.out is not None:
         return options.out
     name = options.server.model_name or "server" if options.server.url else options.model
-    return Path(f"{options.file[0].stem}.{name.replace('/', '-')}.jsonl")
+    first = options.file[0].stem if options.file else str(options.suite)
+    return Path(f"{first}.{name.replace('/', '-')}.jsonl")
 
 
 def _trials(options: Options, suite: Suite | None, questions: Sequence[Question]) -> list[Trial]:
@@ -295,8 +354,11 @@ def _header(options: Options, name: str, left_out: dict[str, int]) -> Header:
             settings[one] = getattr(computing, one)
     if options.judging.judge is not None:
         settings["judge"] = options.judging.judge_model
-    if options.suite is None:
+    if options.suite is None or options.is_own or options.jailbreaks:
         settings["problem_seed"] = options.problem_seed
+    policy = _policy(options)
+    if policy is not None:
+        settings["policy"] = policy.digest
     return Header(options.suite or "tasks", name, settings, left_out)
 
 
@@ -315,109 +377,6 @@ def _say_costs(options: Options, trials: Sequence[Trial]) -> None:
     if path is not None and path.exists():
         records = read_results(path)[1]
     print(costs(options.suite or "tasks", options.model, trials, records, options.speed))
-
-
-# ---- what is printed -----------------------------------------------------------------------------
-
-
-def _print_suite(options: Options, header: Header, records: Sequence[Record]) -> None:
-    from ossia.evals import report
-
-    if options.plot:
-        _draw(options, [(header, records)])
-    if options.json:
-        print(json.dumps(report.as_json(header, records), indent=2))
-        return
-    print(report.table(records))
-    for text in (report.groups_table(records), report.not_read(records)):
-        if text:
-            print(f"\n{text}")
-    for why, count in header.left_out.items():
-        print(f"\n{count} questions were left out: {why}.")
-    if options.failures:
-        print(f"\n{report.failures(records, options.failures)}")
-
-
-def _show_files(options: Options) -> None:
-    from ossia.evals import report
-    from ossia.evals.results import read_results
-
-    runs = [read_results(path) for path in options.results]
-    if options.plot:
-        _draw(options, runs)
-    if options.json:
-        print(json.dumps([report.as_json(*one) for one in runs], indent=2))
-        return
-    for path, (header, records) in zip(options.results, runs, strict=True):
-        print(f"{path}: {header.suite}, {header.model}\n")
-        print(f"{report.table(records)}\n")
-        if options.failures:
-            print(f"{report.failures(records, options.failures)}\n")
-    for path, (_, records) in list(zip(options.results, runs, strict=True))[1:]:
-        names = (str(options.results[0]), str(path))
-        print(report.compared(names, runs[0][1], records))
-
-
-def _draw(options: Options, runs: Sequence[tuple[Header, Sequence[Record]]]) -> None:
-    from ossia.evals.card import SCORES
-    from ossia.evals.plot import Line, draw
-
-    assert options.plot is not None
-    first = runs[0][0]
-    row = options.card or (first.suite if first.suite in SCORES else "")
-    names = [header.model for header, _ in runs]
-    if len(set(names)) < len(names):
-        names = [path.stem for path in options.results]
-    lines = [Line.of(name, records) for name, (_, records) in zip(names, runs, strict=True)]
-    draw(row or first.suite, lines, options.plot, row)
-    print(f"the plot is in {options.plot}", file=sys.stderr)
-
-
-def _print_tasks(options: Options, trials: Sequence[Trial], records: Sequence[Record]) -> None:
-    report = _task_report(trials, records)
-    cut = sum(record.reason == "length" for record in records)
-    if options.json:
-        _print_json(report, cut)
-        return
-    print(report)
-    if cut:
-        limit = f"{options.sampling.max_tokens} tokens (--max-tokens)"
-        print(f"\n{cut} of {len(records)} answers were cut after {limit}.")
-    if options.failures:
-        print(f"\n{report.failures(options.failures)}")
-
-
-def _task_report(trials: Sequence[Trial], records: Sequence[Record]) -> Report:
-    from ossia.tasks.evals import Case, Report, judge
-    from ossia.tasks.problem import Call
-
-    results = []
-    for trial, record in zip(trials, records, strict=True):
-        problem = trial.question.problem
-        assert problem is not None
-        case = Case(problem, trial.effort, trial.question.conversation(trial.effort))
-        calls = [Call(**call) for call in record.calls]
-        results.append(judge(case, record.final, calls, record.tokens))
-    return Report(tuple(results))
-
-
-def _print_json(report: Report, cut: int) -> None:
-    rows = []
-    for task in (*report.tasks, None):
-        for effort in report.efforts:
-            share = report.accuracy(task, effort)
-            row = {
-                "task": task or "all",
-                "effort": effort,
-                "right": share.right,
-                "asked": share.total,
-                "wilson_95": share.wilson(),
-                "mean_tokens": report.tokens(effort, task),
-            }
-            rows.append(row)
-    uses = {effort: report.tool_use(effort) for effort in report.efforts}
-    calls = {effort: {"right": share.right, "asked": share.total} for effort, share in uses.items()}
-    print(json.dumps({"accuracy": rows, "tool_use": calls, "cut": cut}, indent=2))
 
 
 COMMAND = Command(Options, run, EPILOG)

@@ -35,7 +35,7 @@ class Judging:
 
     TITLE: ClassVar[str] = "a judge"
     ABOUT: ClassVar[str | None] = (
-        "For healthbench, and for words of hle. Its key is read from OSSIA_JUDGE_KEY."
+        "For healthbench, files of safety, and words of hle. Its key is read from OSSIA_JUDGE_KEY."
     )
 
     judge: str | None = option(None, "an OpenAI-compatible server to ask for verdicts", "URL")
@@ -55,6 +55,10 @@ class CriterionJudge:
         bad = _material(NORWAY, "I would rather talk about soup.")
         self._judge = Judge(RUBRIC, endpoint, good, bad, seconds=SECONDS, cache=cache)
 
+    @property
+    def missing(self) -> Mapping[str, int]:
+        return self._judge.missing
+
     def met(self, criterion: str, asked: str, answer: str) -> bool | None:
         request = {"criterion": criterion, "conversation": asked}
         verdict = self._judge.verdict(_material(request, answer))
@@ -63,6 +67,8 @@ class CriterionJudge:
 
 class Nobody:
     """Grades nothing: for a run that only says what it would cost."""
+
+    missing: Mapping[str, int] = {}
 
     def met(self, criterion: str, asked: str, answer: str) -> bool | None:
         return None

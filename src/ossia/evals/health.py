@@ -27,7 +27,10 @@ NO_VERDICT = "the judge gave no verdict"
 
 
 class Judge(Protocol):
-    """Any thread may ask."""
+    """Any thread may ask. `missing`: verdicts that did not come, by cause."""
+
+    @property
+    def missing(self) -> Mapping[str, int]: ...
 
     def met(
         self,
@@ -46,7 +49,7 @@ class Rubric:
 
 def question(row: Row, judge: Judge) -> Question:
     """Raises `DataError`."""
-    turns = _messages(row)
+    turns = messages_of(row)
     rubrics = _rubrics(row)
     pairs = [[str(turn.role), str(turn.content)] for turn in turns]
     asked = json.dumps(pairs, ensure_ascii=False)
@@ -91,7 +94,8 @@ def same_answer(
     return right_or_wrong(met)
 
 
-def _messages(row: Row) -> tuple[Message, ...]:
+def messages_of(row: Row) -> tuple[Message, ...]:
+    """Of a row's prompt: a text, or a chat. Raises `DataError`."""
     value = _decoded(row, "prompt")
     if isinstance(value, str):
         return (Message(Role.USER, value),)

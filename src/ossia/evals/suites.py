@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ossia.errors import DataError
-from ossia.evals import health
+from ossia.evals import health, safety
 from ossia.evals.answers import LETTERS, Mark, grade_choice, grade_number, grade_words
 from ossia.evals.files import Row, read_rows
 from ossia.evals.programs import contests, functions, tested
@@ -28,6 +28,7 @@ from ossia.evals.questions import Answered, Question, digest_of, with_own_ids
 from ossia.evals.reading.numerals import read_number
 from ossia.evals.reading.values import Number
 from ossia.harmony import Message, Role
+from ossia.tasks.safety.specs import Policy
 
 MOST_CHOICES = len(LETTERS)
 NUMBER_PROMPT = (
@@ -46,10 +47,13 @@ _LISTED = re.compile(r"^[ \t]*\(?([A-Z])[).:]", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Graders:
-    """What some suites need to grade: a judge for texts, a place to run code."""
+    """What some suites need to grade: a judge for texts, a place to run code, a policy that rows
+    name categories of.
+    """
 
     judge: health.Judge | None = None
     runner: functions.Runner | None = None
+    policy: Policy | None = None
 
 
 class LeftOut(Exception):
@@ -61,7 +65,9 @@ Read = Callable[[Row, Graders], Question]
 
 @dataclass(frozen=True)
 class Suite:
-    """`repeats`: of every question, where one sample says little. `needs`: of `Graders`."""
+    """`repeats`: of every question, where one sample says little. `needs`: of `Graders`, to grade a
+    file. `own`: questions that it has without one, so many of each kind, by a seed.
+    """
 
     name: str
     description: str
@@ -69,6 +75,7 @@ class Suite:
     repeats: int = 1
     needs: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()  # columns of CSV files without a line of names
+    own: Callable[[int, int], list[Question]] | None = None
 
 
 def read(
@@ -312,6 +319,11 @@ def _contest(row: Row, graders: Graders) -> Question:
     return contests.contest_question(row, graders.runner)
 
 
+def _safety(row: Row, graders: Graders) -> Question:
+    assert graders.judge is not None
+    return safety.read_question(row, graders.judge, graders.policy)
+
+
 _ROWS = (
     Suite("aime", "whole numbers from 0 to 999", _aime, repeats=8),
     Suite("gpqa", "four choices, in an order of each question's own", _gpqa, repeats=8),
@@ -327,6 +339,13 @@ _ROWS = (
     Suite("humaneval", "functions to complete, run in the sandbox", _program, needs=("runner",)),
     Suite("mbpp", "the same format, other functions", _program, needs=("runner",)),
     Suite("livecodebench", "programs for contests", _contest, needs=("runner",)),
+    Suite(
+        "safety",
+        "refusals, where they are due and where they are not",
+        _safety,
+        needs=("judge",),
+        own=safety.own_questions,
+    ),
 )
 SUITES = {suite.name: suite for suite in _ROWS}
 

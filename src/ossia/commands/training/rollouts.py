@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 from ossia.commands.display import DIM, GREEN, RESET, YELLOW, in_columns, is_styled, visible
 from ossia.commands.options import Command, Group, Positive, argument, option
 from ossia.errors import RequestError
+from ossia.train.align.monitors import monitor
 from ossia.train.rl.record import files_in, read, sampled_text
 
 Line = Mapping[str, Any]
@@ -28,6 +29,7 @@ examples:
   ossia rollouts stats runs/mine --by effort       rewards, lengths and endings
   ossia rollouts grep 'carry' runs/mine            samples with such words, and where
   ossia rollouts diff runs/mine runs/other         the first sample in which two runs differ
+  ossia rollouts monitor runs/mine                 does the answer do what the reasoning decides?
 
 RUN is the --out of `ossia train rl`, or one of the files in its train/rollouts.
 """
@@ -59,6 +61,15 @@ Two runs with the same settings write the same bytes. Exits with 1 if they diffe
 
 examples:
   ossia rollouts diff runs/mine runs/other
+"""
+MONITOR = """\
+For samples of `policy` (rules) and `hierarchy` (roles). `cites`: the reasoning names a rule, or who
+stands above whom. `answer does as decided`: of the samples whose reasoning decides something. None
+of this is in any reward.
+
+examples:
+  ossia rollouts monitor runs/mine
+  ossia rollouts monitor runs/mine --step 39 --json
 """
 By = Literal["step", "arm", "task", "effort", "reason", "group"]
 
@@ -135,6 +146,15 @@ class DiffOptions:
 
     one: str = argument("a run's folder, or a file of rollouts", "RUN")
     other: str = argument("another", "OTHER")
+
+
+@dataclass(frozen=True)
+class MonitorOptions:
+    """What `ossia rollouts monitor` takes."""
+
+    run: str = argument("a run's folder, or a file of rollouts", "RUN")
+    json: bool = option(False, "print one JSON object instead of a table")
+    chosen: Chosen = Chosen()
 
 
 # ---- show ----------------------------------------------------------------------------------------
@@ -319,6 +339,24 @@ def _short(value: Any) -> str:
     return _printed(text if len(text) <= 300 else text[:300] + " ...")
 
 
+# ---- monitor -------------------------------------------------------------------------------------
+
+
+def show_monitor(options: MonitorOptions) -> None:
+    found = monitor(options.chosen.lines(options.run))
+    if not found.watched:
+        raise RequestError(
+            f"{options.run} has no graded samples about rules or roles: give the rollouts of a run "
+            "on policy, hierarchy or the like"
+        )
+    if options.json:
+        print(json.dumps(found.as_json(), indent=2))
+        return
+    print(found)
+    if found.others:
+        print(f"\n{found.others} other samples were left out.")
+
+
 COMMAND = Group(
     {
         "show": ("Samples, whole.", Command(ShowOptions, show, SHOW)),
@@ -330,6 +368,10 @@ COMMAND = Group(
         "diff": (
             "Where two runs differ for the first time.",
             Command(DiffOptions, diff, DIFF),
+        ),
+        "monitor": (
+            "What the reasoning says against what the answer does.",
+            Command(MonitorOptions, show_monitor, MONITOR),
         ),
     },
     EPILOG,

@@ -31,6 +31,14 @@ TOO_LARGE = "These numbers are too large for me without a calculator."
 NO_WORD = "I don't know the word"
 DIGITS = (5, 6, 6, 6, 7)
 TASK = "limits"
+UNKNOWN = 0.25  # share of the questions about two people that the text does not answer
+VALUES = "abnmxyuv"
+_DRAWN: Mapping[str, Sequence[Any]] = {
+    "ab": NAMES,
+    "nm": range(2, 60),
+    "xy": JOBS,
+    "uv": CITIES,
+}
 _SIGNS: tuple[Sign, ...] = ("+", "+", "-", "*")
 Make = Callable[[Random, Split], Problem]
 
@@ -40,21 +48,28 @@ Make = Callable[[Random, Split], Problem]
 
 def _large(rng: Random, split: Split) -> Op:
     while True:
-        numbers = []
-        for _ in range(2):
-            smallest = 10 ** (rng.choice(DIGITS) - 1)
-            numbers.append(rng.randrange(smallest, 10 * smallest))
-        expr = Op(rng.choice(_SIGNS), *numbers)
+        sign = rng.choice(_SIGNS)
+        left = _number(rng)
+        right = _number(rng)
+        expr = Op(sign, left, right)
         if in_split(expr, split):
             return expr
+
+
+def _number(rng: Random) -> int:
+    digits = rng.choice(DIGITS)
+    smallest = 10 ** (digits - 1)
+    return rng.randrange(smallest, 10 * smallest)
 
 
 def large_sum(rng: Random, split: Split) -> Problem:
     """A sum of large numbers, and nothing to work it out with."""
     expr = _large(rng, split)
-    think = partial(_too_large, text(expr))
-    turn = Turn(ask(rng, expr), TOO_LARGE, think)
-    return _problem(split, "large sum", turn, Expect(contains="too large for me"))
+    said = text(expr)
+    asked = ask(rng, expr)
+    turn = Turn(asked, TOO_LARGE, partial(_too_large, said))
+    expect = Expect(contains="too large for me")
+    return _problem(split, "large sum", turn, expect)
 
 
 def _too_large(said: str, effort: Effort) -> str:
@@ -71,8 +86,11 @@ def large_sum_with_tool(rng: Random, split: Split) -> Problem:
     """The same with a calculator on offer."""
     expr = _large(rng, split)
     declared = declare(rng, two_steps=False)
-    turn, expect, run = calculator_turn(expr, ask(rng, expr), declared, spaced=rng.random() < 0.5)
-    tools = with_others(rng, Tool(declared.function, run))
+    asked = ask(rng, expr)
+    spaced = rng.random() < 0.5
+    turn, expect, run = calculator_turn(expr, asked, declared, spaced=spaced)
+    own = Tool(declared.function, run)
+    tools = with_others(rng, own)
     return _problem(split, "large sum, calculator", turn, expect, tools)
 
 
@@ -83,9 +101,11 @@ def unknown_word(rng: Random, split: Split) -> Problem:
     word = made_up_word(rng)
     while split_of(f"unknown {word}") != split:
         word = made_up_word(rng)
-    asked = rng.choice(WORDS.table("words")["ask"]).format(w=word)
-    turn = Turn(asked, f"{NO_WORD} {word}.", partial(_no_word, word))
-    return _problem(split, "unknown word", turn, Expect(contains=f"{NO_WORD} {word}"))
+    asked = rng.choice(WORDS.table("words")["ask"])
+    final = f"{NO_WORD} {word}."
+    turn = Turn(asked.format(w=word), final, partial(_no_word, word))
+    expect = Expect(contains=f"{NO_WORD} {word}")
+    return _problem(split, "unknown word", turn, expect)
 
 
 def _no_word(word: str, effort: Effort) -> str:
@@ -100,9 +120,12 @@ def _no_word(word: str, effort: Effort) -> str:
 
 def out_of_depth(rng: Random, split: Split) -> Problem:
     """Small talk, nonsense, another language."""
+    outside = KINDS[0]
     kind, said = message(rng, split)
-    think = partial(scope_thoughts, KINDS[0].thought, True)
-    return _problem(split, kind, Turn(said, ONLY, think), Expect(contains=KINDS[0].mark))
+    think = partial(scope_thoughts, outside.thought, True)
+    turn = Turn(said, ONLY, think)
+    expect = Expect(contains=outside.mark)
+    return _problem(split, kind, turn, expect)
 
 
 # ---- two people ----------------------------------------------------------------------------------
@@ -112,39 +135,45 @@ def two_people(rng: Random, split: Split) -> Problem:
     """A text about two people and a question about one of them, which it answers or not."""
     phrases = WORDS.phrases("people")
     while True:
-        fill = _people(rng)
         kind = rng.choice(("number", "number", "job", "city"))
-        told = phrases["number" if kind == "number" else "job"].format(**fill)
+        fill = _people(rng)
+        told = _told(rng, kind, fill)
         if split_of(told) == split:
             break
-    if rng.random() < 0.5:  # who is asked about comes second
-        first, second = told.split(". ") if kind == "number" else _halves(told)
-        told = f"{second.rstrip('.')}. {first.rstrip('.')}."
+    name = str(fill["a"])
+    questions = f"{kind}_asked"
     final = phrases[f"{kind}_answer"].format(**fill)
-    asked = rng.choice(WORDS.table("people")[f"{kind}_asked"]).format(**fill)
     quote = final
-    if rng.random() < 0.25:
-        asked = rng.choice(WORDS.table("people")["unknown_asked"]).format(**fill)
+    if rng.random() < UNKNOWN:
+        questions = "unknown_asked"
         final = NOT_STATED
         quote = ""
-    values = [str(fill[key]) for key in "abnmxyuv"]
+    asked = rng.choice(WORDS.table("people")[questions])
+    values = [str(fill[key]) for key in VALUES]
     expect = Expect(contains=final.rstrip("."), told=values)
-    turn = Turn(f"{told} {asked}", final, partial(_about, str(fill["a"]), quote))
+    user = f"{told} {asked.format(**fill)}"
+    turn = Turn(user, final, partial(_about, name, quote))
     return _problem(split, "two people", turn, expect)
 
 
+def _told(rng: Random, kind: str, fill: Mapping[str, str | int]) -> str:
+    """Of the one who is asked about, and of the other, in any order."""
+    template = WORDS.phrases("people")["number" if kind == "number" else "place"]
+    first = template.format(**fill)
+    swapped = {**fill, "a": fill["b"], "n": fill["m"], "x": fill["y"], "u": fill["v"]}
+    second = template.format(**swapped)
+    both = [first, second]
+    rng.shuffle(both)
+    return " ".join(both)
+
+
 def _people(rng: Random) -> dict[str, str | int]:
-    a, b = rng.sample(NAMES, 2)
-    n, m = rng.sample(range(2, 60), 2)
-    x, y = rng.sample(JOBS, 2)
-    u, v = rng.sample(CITIES, 2)
-    thing = rng.choice(COUNTABLE)
-    return {"a": a, "b": b, "n": n, "m": m, "x": x, "y": y, "u": u, "v": v, "thing": thing}
-
-
-def _halves(told: str) -> tuple[str, str]:
-    first, _, second = told.partition(". ")
-    return first, second
+    """`a` is asked about, `b` is the other one; numbers n and m, jobs x and y, cities u and v."""
+    found: dict[str, str | int] = {"thing": rng.choice(COUNTABLE)}
+    for keys, choices in _DRAWN.items():
+        drawn = rng.sample(choices, 2)
+        found.update(zip(keys, drawn, strict=True))
+    return found
 
 
 def _about(name: str, quote: str, effort: Effort) -> str:
@@ -184,13 +213,29 @@ def in_a_format(rng: Random, split: Split) -> Problem:
     words = WORDS.table("formats")
     expr = draw_one_step(rng, split)
     asked = ask(rng, expr) + rng.choice(words["ask"])
-    keys = rng.sample(words["keys"], 2)
-    properties: dict[str, Any] = {keys[0]: {"type": "integer"}}
-    wanted: dict[str, Any] = {keys[0]: value(expr)}
+    shape = _draw_shape(rng, expr)
+    think = turn_for(expr, asked).think
+    final = json.dumps(shape.wanted)
+    name = rng.choice(words["names"])
+    return Problem(
+        task="response formats",
+        split=split,
+        turns=(Turn(asked, final, think),),
+        expect=Expect(judge=shape.is_met, longest=200),
+        about={"kind": "format"},
+        formats=(ResponseFormat(name, shape.schema),),
+    )
+
+
+def _draw_shape(rng: Random, expr: Op) -> _Shape:
+    keys = WORDS.table("formats")["keys"]
+    number, other = rng.sample(keys, 2)
+    properties: dict[str, Any] = {number: {"type": "integer"}}
+    wanted: dict[str, Any] = {number: value(expr)}
     luck = rng.random()
     if luck < 0.3:
-        properties[keys[1]] = {"type": "string"}
-        wanted[keys[1]] = text(expr)
+        properties[other] = {"type": "string"}
+        wanted[other] = text(expr)
     elif luck < 0.5:
         properties["unit"] = {"enum": ["none"]}
         wanted["unit"] = "none"
@@ -200,14 +245,7 @@ def in_a_format(rng: Random, split: Split) -> Problem:
         "required": list(properties),
         "additionalProperties": False,
     }
-    shape = _Shape(schema, wanted)
-    plain = turn_for(expr, asked)
-    turn = Turn(asked, json.dumps(wanted), plain.think)
-    expect = Expect(judge=shape.is_met, longest=200)
-    form = ResponseFormat(rng.choice(words["names"]), schema)
-    return Problem(
-        "response formats", split, (turn,), expect, about={"kind": "format"}, formats=(form,)
-    )
+    return _Shape(schema, wanted)
 
 
 # ---- the task ------------------------------------------------------------------------------------
@@ -216,7 +254,15 @@ def in_a_format(rng: Random, split: Split) -> Problem:
 def _problem(
     split: Split, kind: str, turn: Turn, expect: Expect, tools: tuple[Tool, ...] = ()
 ) -> Problem:
-    return Problem(TASK, split, (turn,), expect, tools, about={"kind": kind})
+    about = {"kind": kind}
+    return Problem(
+        task=TASK,
+        split=split,
+        turns=(turn,),
+        expect=expect,
+        tools=tools,
+        about=about,
+    )
 
 
 MAKERS: Mapping[str, tuple[int, Make]] = {  # with shares in percent
@@ -232,6 +278,9 @@ def beyond_question(rng: Random, split: Split, kind: str | None = None) -> Probl
     """Any kind, or the one given. Raises ConfigError for one that does not exist."""
     if kind is not None and kind not in MAKERS:
         raise ConfigError(f"there is no kind {kind!r}: use one of {', '.join(MAKERS)}")
-    shares = [share for share, _ in MAKERS.values()]
-    chosen = kind or rng.choices(tuple(MAKERS), shares)[0]
-    return MAKERS[chosen][1](rng, split)
+    if kind is None:
+        names = tuple(MAKERS)
+        shares = [share for share, _ in MAKERS.values()]
+        kind = rng.choices(names, shares)[0]
+    _, make = MAKERS[kind]
+    return make(rng, split)

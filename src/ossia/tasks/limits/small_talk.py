@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import Random
 
 from ossia.tasks.problem import Split, split_of
-from ossia.tasks.words import Words
+from ossia.tasks.words import Words, sentence
 from ossia.tasks.world.country import templates
 from ossia.tasks.world.names import ANIMALS, FOODS, NAMES, ROOMS, made_up_word
 
@@ -22,39 +23,63 @@ HELD_OUT = 14  # templates of each list
 WORDS = Words("limits")
 _EMOJI = "😀😂🙏🔥🎉❤️👍😭🤔😎🐶🍕"
 _SCRIPTS = "абвгдежзийклмнопрстуфхцчшщ一二三四五六七八九十あいうえおかきくけこαβγδεζηθشصضטע"
-_LETTERS = string.ascii_letters + string.digits
-SHARES = {"talk": 60, "nonsense": 25, "language": 15}  # in percent
+_LETTERS = f"{string.ascii_letters}{string.digits}{string.punctuation} "
+_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # of a keyboard
+_UNITS = ("a", "ha", "no ", "la", "?", "!", ".", "0", "why ", "hello ", "1 ", "z")
+_THINGS = (
+    *NAMES,
+    *ROOMS,
+    *FOODS,
+    *ANIMALS,
+)
+SHARES = {  # in percent
+    "talk": 60,
+    "nonsense": 25,
+    "language": 15,
+}
 
 
 def message(rng: Random, split: Split) -> tuple[str, str]:
     """A kind and a text of the split."""
     kinds = tuple(SHARES)
-    kind = rng.choices(kinds, tuple(SHARES.values()))[0]
+    shares = tuple(SHARES.values())
+    kind = rng.choices(kinds, shares)[0]
+    # templates that are kept make texts that are
+    is_kept = split == "held_out" and kind != "nonsense"
     while True:
         text = _MESSAGES[kind](rng, split)
-        if (split == "held_out" and kind != "nonsense") or split_of(text) == split:
-            return kind, text  # templates that are kept make texts that are
+        if is_kept or split_of(text) == split:
+            return kind, text
 
 
 # ---- small talk ----------------------------------------------------------------------------------
+
+_COUNTS = (1, 1, 1, 2, 2, 3, 5)  # of sentences
+_LISTS = ("told", "told", "asked")
 
 
 def small_talk(rng: Random, split: Split) -> str:
     words = WORDS.table("talk")
     sentences = []
-    for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 5))):
-        forms = words[rng.choice(("told", "told", "asked"))]
-        sentences.append(_filled(rng, templates(forms, HELD_OUT, split, rng)))
-    text = rng.choice(words["before"]) + " ".join(sentences) + rng.choice(words["after"])
-    return _typed(rng, text)
+    for _ in range(rng.choice(_COUNTS)):
+        chosen = rng.choice(_LISTS)
+        template = templates(words[chosen], HELD_OUT, split, rng)
+        filled = _filled(rng, template)
+        sentences.append(filled)
+    before = rng.choice(words["before"])
+    after = rng.choice(words["after"])
+    said = " ".join(sentences)
+    return _typed(rng, before + said + after)
 
 
 def _filled(rng: Random, template: str) -> str:
     fill = WORDS.table("fill")
     for name, choices in fill.items():
-        while f"{{{name}}}" in template:
-            template = template.replace(f"{{{name}}}", rng.choice(choices), 1)
-    return template[0].upper() + template[1:]
+        place = f"{{{name}}}"
+        while place in template:
+            chosen = rng.choice(choices)
+            template = template.replace(place, chosen, 1)
+    return sentence(template)
 
 
 def _typed(rng: Random, text: str) -> str:
@@ -66,46 +91,69 @@ def _typed(rng: Random, text: str) -> str:
         text = text.upper()
     elif luck < 0.3:
         text = text.rstrip(".")
-    if rng.random() < 0.15:  # two letters change places
-        place = rng.randrange(max(1, len(text) - 1))
-        text = text[:place] + text[place + 1 : place + 2] + text[place] + text[place + 2 :]
+    if rng.random() < 0.15:
+        text = _slipped(rng, text)
     if rng.random() < 0.08:
-        text += f" {rng.choice(_EMOJI)}"
+        emoji = rng.choice(_EMOJI)
+        text = f"{text} {emoji}"
     return text
+
+
+def _slipped(rng: Random, text: str) -> str:
+    """Two letters change places."""
+    last = max(1, len(text) - 1)
+    place = rng.randrange(last)
+    letters = list(text)
+    first = letters.pop(place)
+    letters.insert(place + 1, first)
+    return "".join(letters)
 
 
 def other_language(rng: Random, split: Split) -> str:
     texts = WORDS.table("languages")["texts"]
-    count = rng.choice((1, 1, 2, 3))
-    return " ".join(templates(texts, HELD_OUT, split, rng) for _ in range(count))
+
+    def one() -> str:
+        return templates(texts, HELD_OUT, split, rng)
+
+    return _some(rng, one, 1, 3)
 
 
 # ---- nonsense ------------------------------------------------------------------------------------
 
 
+def _some(rng: Random, one: Callable[[], str], least: int, most: int) -> str:
+    """So many of them in a row."""
+    count = rng.randint(least, most)
+    found = [one() for _ in range(count)]
+    return " ".join(found)
+
+
 def _drawn(rng: Random, letters: str, most: int) -> str:
-    count = rng.randrange(1, most)
-    return "".join(rng.choice(letters) for _ in range(count))
+    """Up to so many of the letters, one at least."""
+    count = rng.randint(1, most)
+    found = rng.choices(letters, k=count)
+    return "".join(found)
 
 
 def _keys(rng: Random) -> str:
-    rows = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-    words = [_drawn(rng, rng.choice(rows), 9) for _ in range(rng.randrange(1, 8))]
-    return " ".join(words)
+    def word() -> str:
+        row = rng.choice(_ROWS)
+        return _drawn(rng, row, 8)
+
+    return _some(rng, word, 1, 7)
 
 
 def _made_up_words(rng: Random) -> str:
-    return " ".join(made_up_word(rng) for _ in range(rng.randrange(1, 12)))
+    return _some(rng, partial(made_up_word, rng), 1, 11)
 
 
 def _salad(rng: Random) -> str:
-    words = (*NAMES, *ROOMS, *FOODS, *ANIMALS)
-    return " ".join(rng.choice(words) for _ in range(rng.randrange(2, 20)))
+    return _some(rng, partial(rng.choice, _THINGS), 2, 19)
 
 
 def _one_again(rng: Random) -> str:
-    unit = rng.choice(("a", "ha", "no ", "la", "?", "!", ".", "0", "why ", "hello ", "1 ", "z"))
-    return unit * rng.randrange(2, 60)
+    unit = rng.choice(_UNITS)
+    return unit * rng.randint(2, 59)
 
 
 def _marks(rng: Random) -> str:
@@ -113,7 +161,7 @@ def _marks(rng: Random) -> str:
 
 
 def _random(rng: Random) -> str:
-    return _drawn(rng, f"{_LETTERS}{string.punctuation} ", 120)
+    return _drawn(rng, _LETTERS, 120)
 
 
 def _emoji(rng: Random) -> str:
@@ -121,26 +169,48 @@ def _emoji(rng: Random) -> str:
 
 
 def _scripts(rng: Random) -> str:
-    return _drawn(rng, f"{_SCRIPTS} ", 40)
+    return _drawn(rng, _SCRIPTS, 40)
 
 
 def _numbers(rng: Random) -> str:
-    return " ".join(str(rng.randrange(10 ** rng.randrange(1, 12))) for _ in range(rng.randrange(9)))
+    def number() -> str:
+        digits = rng.randint(1, 11)
+        return str(rng.randrange(10**digits))
+
+    return _some(rng, number, 2, 9)
 
 
 def _code(rng: Random) -> str:
-    forms = WORDS["code"]
-    return rng.choice(forms).format(w=made_up_word(rng), n=rng.randrange(1000))
+    form = rng.choice(WORDS["code"])
+    word = made_up_word(rng)
+    return form.format(w=word, n=rng.randrange(1000))
 
 
-_TRAINED = (_keys, _made_up_words, _one_again, _emoji, _numbers)
-_MEASURED = (_salad, _marks, _random, _scripts, _code)
+Way = Callable[[Random], str]
+_TRAINED: tuple[Way, ...] = (
+    _keys,
+    _made_up_words,
+    _one_again,
+    _emoji,
+    _numbers,
+)
+_MEASURED: tuple[Way, ...] = (
+    *_TRAINED,
+    _salad,
+    _marks,
+    _random,
+    _scripts,
+    _code,
+)
 
 
 def nonsense(rng: Random, split: Split) -> str:
     """Training shows half of the ways; all of them are measured."""
-    ways = _TRAINED if split == "train" else (*_TRAINED, *_MEASURED)
-    text = rng.choice(ways)(rng)
+    ways = _TRAINED
+    if split == "held_out":
+        ways = _MEASURED
+    way = rng.choice(ways)
+    text = way(rng)
     return text.strip() or "?"
 
 

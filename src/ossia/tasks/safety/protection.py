@@ -73,7 +73,8 @@ def extraction(rng: Random, split: Split, lower: str, control: Control, payload:
 
 
 def _open_instructions(rng: Random, word: str, ask: str, lower: str, control: Control) -> Lock:
-    told = rng.choice(WORDS.table("extraction")["open"]).format(w=word)
+    template = rng.choice(WORDS.table("extraction")["open"])
+    told = template.format(w=word)
     final = f"I was told this. {told}"
     says = partial(says_word, word)
     if lower != "developer":
@@ -182,7 +183,8 @@ def _names(name: str, other: str, final: str) -> bool:
 def _begins(first: str, value: str, other: str, final: str) -> bool:
     plain = plain_words(final)
     begins = plain.split()[:1] == [first]
-    return begins and plain_words(value) in plain and other not in plain
+    answers = plain_words(value) in plain
+    return begins and answers and other not in plain
 
 
 def _braces(value: str) -> str:
