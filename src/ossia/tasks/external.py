@@ -16,7 +16,10 @@ The Python file may define
   tools                  functions (or `Tool`s) that the model may call; or tools(row)
   environment(row)       a whole `environment.Environment` instead, for state or further turns
   rows()                 the rows, instead of a file
-`gyms.py` has the environments of other libraries. Knows files and environments; no models.
+or, instead of all of these,
+  task                   a whole `ExternalTask`, such as those that `gyms.py` makes of the
+                         environments of other libraries
+Knows files and environments; no models.
 """
 
 from __future__ import annotations
@@ -116,6 +119,11 @@ def read_task(
     if rows is None and code is None:
         raise DataError("a task needs a JSONL file of prompts, a Python file, or both")
     module = None if code is None else load_module(code)
+    whole = getattr(module, "task", None)
+    if isinstance(whole, ExternalTask):
+        if rows is not None:
+            raise DataError(f"{code} defines a whole task, which has its rows: leave out {rows}")
+        return whole
     found = _rows(rows, code, module)
     own_environment = getattr(module, "environment", None)
     rewards = getattr(module, "reward", None)
@@ -126,7 +134,8 @@ def read_task(
         return ExternalTask(name, found, own_environment)
     if module is not None and rewards is None:
         raise DataError(
-            f"{code} defines neither reward(row, outcome) nor environment(row); define one of them"
+            f"{code} defines neither reward(row, outcome) nor environment(row) nor task; define "
+            "one of them"
         )
     if rewards is None:
         _check_answers(found, source)
