@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -206,6 +207,8 @@ def _is_answer(answer: Any) -> bool:
 
 def _is_one_answer(answer: Any) -> bool:
     is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
+    if is_number and not math.isfinite(answer):
+        return False
     return is_number or (isinstance(answer, str) and bool(answer.strip()))
 
 
@@ -218,7 +221,8 @@ def answers_of(row: Row) -> list[str]:
 
 def compare(row: Row, outcome: Outcome) -> bool:
     """Whether the final text commits itself to one of the accepted answers: a number by its value,
-    wherever it stands as the last one; a text as all that follows the last `:`, `=` or `is`.
+    wherever it stands as the last one, not in a list; a text as all that follows the last `:`, `=`
+    or `is`.
     """
     return any(answers_with(outcome.final, answer) for answer in answers_of(row))
 

@@ -16,7 +16,7 @@ from ossia.tasks.external import ExternalTask, RowEnvironment, compare
 from ossia.train.rl.asks import Problems, Rows
 from ossia.train.rl.curriculum import Curriculum
 from ossia.train.rl.evaluate import evaluate
-from ossia.train.rl.health import Alarms, numbers
+from ossia.train.rl.health import Alarms, numbers, stop_if_broken
 from ossia.train.rl.policy import Policy
 from ossia.train.rl.settings import Evaluating, Objective, Sampling
 from ossia.train.rl.worth import lessons, progress, valued
@@ -184,6 +184,16 @@ def test_right_answers_that_are_worth_nothing_name_the_prices() -> None:
     with pytest.raises(TrainingError, match=r"sampling\.prices, or set sampling\.price=false"):
         alarms.look(4, found)
     assert measured([sample(0.0)] * 2)["unpaid"] == 0
+
+
+def test_a_reward_that_always_raises_stops_the_run() -> None:
+    """A verdict that is None is none of these: a judge may be back in a minute."""
+    broken = replace(sample(None), reward=Reward(None, why="the reward raised KeyError: 'answr'"))
+    group = valued([broken, broken], Objective(), PRICES)
+    with pytest.raises(TrainingError, match=r"step 3: none .* KeyError: 'answr'.* --fresh"):
+        stop_if_broken(3, [group])
+    stop_if_broken(3, [group, valued([sample(0.0), broken], Objective(), PRICES)])
+    stop_if_broken(3, [valued([sample(None)] * 2, Objective(), PRICES)])
 
 
 def test_an_evaluation_counts_as_cut_what_would_have_gone_on(tmp_path: Path) -> None:
