@@ -96,6 +96,20 @@ def test_a_reward_of_ones_own(tmp_path: Path) -> None:
     assert environment.gold(Effort.LOW) is None
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("reward = 5\n", "write `def reward.*reward is 5"),
+        ("async def reward(row, outcome):\n    return 1\n", "without async"),
+        ("def reward(outcome):\n    return 1\n", "two are given, .*too many"),
+    ],
+)
+def test_a_reward_that_cannot_be_called_is_refused(tmp_path: Path, code: str, said: str) -> None:
+    made = "def rows():\n    return [{'prompt': '?'}]\n\n\n"
+    with pytest.raises(DataError, match=said):
+        read_task(code=written(tmp_path / "reward.py", made + code))
+
+
 def test_a_whole_task(tmp_path: Path) -> None:
     """As the adapters to other libraries make them."""
     rows = written(tmp_path / "sums.jsonl", '{"prompt": "1 + 1?", "answer": 2}\n')

@@ -25,6 +25,7 @@ Knows files and environments; no models.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import math
 import sys
@@ -128,6 +129,8 @@ def read_task(
     found = _rows(rows, code, module)
     own_environment = getattr(module, "environment", None)
     rewards = getattr(module, "reward", None)
+    if code is not None and rewards is not None:
+        _check_reward(rewards, code)
     source = rows or code
     assert source is not None
     name = name or source.stem
@@ -248,7 +251,7 @@ def _place(error: BaseException, path: Path) -> str:
     line = getattr(error, "lineno", None)
     trace = error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
             line = trace.tb_lineno
         trace = trace.tb_next
     said = f"{type(error).__name__}: {error}"
@@ -283,7 +286,23 @@ def _check_answers(rows: Sequence[Row], path: Path) -> None:
             )
 
 
+def _check_reward(rewards: Any, code: Path) -> None:
+    """Raises `DataError` for what cannot be called with a row and an outcome."""
+    wanted = f"{code}: write `def reward(row, outcome)`"
+    if not callable(rewards):
+        raise DataError(f"{wanted}; reward is {rewards!r:.60}")
+    if inspect.iscoroutinefunction(rewards):
+        raise DataError(f"{wanted}, without async; `asyncio.run(...)` inside it may wait")
+    try:
+        inspect.signature(rewards).bind({}, None)
+    except TypeError as error:
+        raise DataError(f"{wanted}: two are given, a row and an outcome, and {error}") from error
+
+
 def _environment(rewards: Rewards, tools: Any, row: Row) -> RowEnvironment:
     given = tools(row) if callable(tools) else tools
     made = tuple(from_function(tool) if callable(tool) else tool for tool in given)
+    for tool in made:
+        if not hasattr(tool, "namespace"):
+            raise DataError(f"`tools` are functions, or of ossia.tools; found {tool!r:.60}")
     return RowEnvironment(row, rewards, made)

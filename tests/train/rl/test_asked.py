@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from rl_runs import config_of
 
-from ossia.errors import ConfigError, TrainingError
+from ossia.errors import ConfigError, DataError, TrainingError
 from ossia.harmony import Effort
+from ossia.hub import find
 from ossia.tasks.effort import PRICES, Price, Prices
 from ossia.tasks.environment import Ask, Counts, Given, Outcome, Reason, Reward
-from ossia.tasks.external import ExternalTask, RowEnvironment, compare
+from ossia.tasks.external import ExternalTask, RowEnvironment, compare, read_task
+from ossia.tokenizer import Tokenizer
+from ossia.train.rl import fit
 from ossia.train.rl.asks import Problems, Rows
 from ossia.train.rl.curriculum import Curriculum
 from ossia.train.rl.evaluate import evaluate
@@ -49,6 +52,27 @@ def prompts_of(asks: list[Ask]) -> list[str]:
 
 
 # ---- what is asked ----
+
+
+def test_rows_that_cannot_be_asked_are_named_before_the_first_step(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_pretrained(find("nano"))
+    short = {"prompt": "What is 2 + 3?", "answer": 5}
+    task = rows(0).task
+    fit.check(replace(task, rows=(short,) * 3), tokenizer, 2048)
+    long = {"prompt": "word " * 3000, "answer": 5}
+    with pytest.raises(DataError, match=r"row 2: its prompt has 3,\d+ tokens.* holds 2,048"):
+        fit.check(replace(task, rows=(short, long)), tokenizer, 2048)
+    path = tmp_path / "reward.py"
+    for code, said in {
+        "tools = [5]": "`tools` are functions",
+        "def environment(row):\n    return row['size']": "KeyError: 'size'",
+        "def tools(row):\n    return [row.name]": "AttributeError",
+    }.items():
+        made = "def rows():\n    return [{'prompt': '?'}]\n\n\n"
+        made += "def reward(row, outcome):\n    return 1\n\n\n"
+        path.write_text(f"{made}{code}\n")
+        with pytest.raises(DataError, match=f"row 1 cannot be asked: {said}"):
+            fit.check(read_task(code=path), tokenizer, 2048)
 
 
 def test_held_out_rows_are_asked_once_and_in_order() -> None:

@@ -45,6 +45,7 @@ from ossia.train.recipes.sft import (
     trained_model,
     write_model,
 )
+from ossia.train.rl import fit
 from ossia.train.rl.actors import Copy, Pool
 from ossia.train.rl.asks import Problems, Rows, Source, own
 from ossia.train.rl.evaluate import FOLDER, evaluate
@@ -218,7 +219,13 @@ def problems_of(config: Config) -> Problems:
 
 def learn(config: Config, out: Path) -> Transformer:
     """The run, to its end or on to it."""
-    for warning in problems_of(config).warnings():
+    problems = problems_of(config)
+    base = base_folder(config.model)
+    context = open_checkpoint(base).config.max_context_length
+    for source in problems.sources:
+        if isinstance(source, Rows):
+            fit.check(source.task, tokenizer_of(base), context)
+    for warning in problems.warnings():
         print(f"ossia: {warning}", file=sys.stderr)
     _use_threads(config)
     run = run_of(config, out)
