@@ -73,7 +73,7 @@ def test_counts_add_up() -> None:
     assert some + Counts(sampled=1, turns=1) == Counts(1, 3, 3, 4, 5, 6, 7, 9)
 
 
-def test_what_cannot_be_graded_is_not_wrong() -> None:
+def test_what_cannot_be_graded_is_not_wrong(caplog: pytest.LogCaptureFixture) -> None:
     (problem,) = problems("arithmetic", 1)
     environment = static(problem)
     assert graded(environment, Outcome("", reason="failed")).value is None
@@ -85,11 +85,27 @@ def test_what_cannot_be_graded_is_not_wrong() -> None:
         def reward(self, outcome: Outcome) -> Reward:
             raise ZeroDivisionError
 
-    broken = graded(Breaks(given.conversation), Outcome("x"))
-    assert broken == Reward(None, why="the reward raised ZeroDivisionError")
+    for _ in range(2):
+        broken = graded(Breaks(given.conversation), Outcome("x"))
+        assert broken.value is None
+        assert broken.why.startswith(
+            "the reward raised ZeroDivisionError (test_environment.py, line"
+        )
+    assert len(caplog.records) == 1  # the whole of an error once
 
 
-@pytest.mark.parametrize("worth", [float("nan"), Reward(float("inf")), "good", [1], Reward("x")])  # type: ignore[arg-type]
+def test_an_async_reward_is_refused_with_advice() -> None:
+    class Later(Given):
+        async def reward(self, outcome: Outcome) -> Reward:  # type: ignore[override]
+            return Reward(1.0)
+
+    found = graded(Later(Conversation(())), Outcome("x"))
+    assert found.value is None and "must not be async" in found.why
+
+
+@pytest.mark.parametrize(
+    "worth", [float("nan"), 1e300, Reward(float("inf")), "good", [1], Reward("x")]
+)  # type: ignore[arg-type]
 def test_what_is_no_reward_is_not_graded(worth: object) -> None:
     class Odd(Given):
         def reward(self, outcome: Outcome) -> Reward:
@@ -107,7 +123,7 @@ def test_why_has_what_was_said_and_not_too_much_of_it() -> None:
 
     why = graded(Breaks(Conversation(())), Outcome("x")).why
     assert why.startswith("the reward raised KeyError: 'answer answer")
-    assert len(why) < 250
+    assert len(why) < 300
 
 
 def test_an_ask_of_a_problem() -> None:

@@ -52,7 +52,7 @@ def test_the_examples_of_the_docs(tmp_path: Path) -> None:
     """What docs/tasks.md shows runs as it stands."""
     text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
     (rows,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
-    code, from_python = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code, _gym, from_python = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     task = read_task(written(tmp_path / "sums.jsonl", rows))
     assert [len(task.rows), *task.rows[1]["about"]] == [3, "kind"]
     for number in range(3):
@@ -94,6 +94,32 @@ def test_a_reward_of_ones_own(tmp_path: Path) -> None:
     assert developer.content.instructions == "Look up." and user.text == "Colour of 1?"
     assert graded(environment, Outcome("red")) == Reward(0.5, {"reward": 0.5}, False)
     assert environment.gold(Effort.LOW) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("reward = 5\n", "write `def reward.*reward is 5"),
+        ("async def reward(row, outcome):\n    return 1\n", "without async"),
+        ("def reward(outcome):\n    return 1\n", "two are given, .*too many"),
+    ],
+)
+def test_a_reward_that_cannot_be_called_is_refused(tmp_path: Path, code: str, said: str) -> None:
+    made = "def rows():\n    return [{'prompt': '?'}]\n\n\n"
+    with pytest.raises(DataError, match=said):
+        read_task(code=written(tmp_path / "reward.py", made + code))
+
+
+def test_a_whole_task(tmp_path: Path) -> None:
+    """As the adapters to other libraries make them."""
+    rows = written(tmp_path / "sums.jsonl", '{"prompt": "1 + 1?", "answer": 2}\n')
+    lines = ["from pathlib import Path", "from ossia.tasks.external import read_task"]
+    lines += [f"task = read_task(Path({str(rows)!r}))", ""]
+    code = written(tmp_path / "whole.py", "\n".join(lines))
+    task = read_task(code=code)
+    assert task.name == "sums" and len(task.rows) == 1
+    with pytest.raises(DataError, match="leave out"):
+        read_task(rows, code)
 
 
 def test_an_environment_of_ones_own(tmp_path: Path) -> None:

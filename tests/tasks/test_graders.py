@@ -151,6 +151,23 @@ def test_letters_that_stand_alone() -> None:
     assert chosen("A B C D", choices) == {0, 1, 2, 3} and chosen("B or D", choices) == {1, 3}
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["548, 549, 550, 558", "548 or 558", "548 / 558", "548; 558", "548\n549\n558", "- 548\n- 558"],
+)
+def test_a_list_of_numbers_answers_nothing(said: str) -> None:
+    assert not answers_with(said, "558")
+    assert answers_with(f"{said}, so it is 558", "558")
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["18 * 31 = 558", "558", "5 and 7 make 558", "500 + 58 = 558.", "500 + 58\n= 558", "558 558"],
+)
+def test_numbers_on_the_way_are_no_list(said: str) -> None:
+    assert answers_with(said, "558")
+
+
 def test_answers_with() -> None:
     assert answers_with("37 + 48 = 85.", "85") and answers_with("It is 85.0", "85")
     assert answers_with("1,234", "1234") and not answers_with("84 or 86", "85")

@@ -16,6 +16,9 @@ SLACK = 20  # characters of an answer beyond `TIMES` the gold one's
 TIMES = 3
 SHORTEST = 6  # characters of an earlier message whose repetition says something
 _NUMBER = re.compile(r"(?<![\w)])-?\d[\d,]*(?:\.\d+)?")
+# What stands between numbers of a list, and a line of a list.
+_LISTED = re.compile(r"(?:[^\w=:≈→]|\b(?:and|or|maybe|perhaps|either|not|no)\b)++", re.IGNORECASE)
+_ALONE = re.compile(r"[^\w=]*+-?\d[\d,.]*+[^\w=]*+")
 _SENTENCE = re.compile(r"[^\W\d_]{4,}")  # a word that is more than `and`
 _SPACES = re.compile(r"\s+")
 _BEFORE_ANSWER = re.compile(r"(?:[:=]|\bis)\s")
@@ -62,12 +65,32 @@ def chosen(final_text: str, choices: Sequence[str]) -> set[int]:
 
 def answers_with(final_text: str, answer: str) -> bool:
     """Whether a text commits itself to an answer: a number by its value, wherever it stands as the
-    last one; a text as all of it, or all that follows the last `:`, `=` or `is`.
+    last one, but not as the last of a list; a text as all of it, or all that follows the last `:`,
+    `=` or `is`.
     """
     if _NUMBER.fullmatch(answer.strip()):
-        return last_number(final_text) == last_number(answer)
+        is_last = last_number(final_text) == last_number(answer)
+        return is_last and not ends_in_list(final_text)
     wanted = plain_words(answer)
     return wanted in (plain_words(final_text), plain_words(last_answer(final_text)))
+
+
+def ends_in_list(text: str) -> bool:
+    """Whether the last number is one of several that differ, with nothing said between them:
+    `3, 4 or 5`, `3 / 4`, or a line each. `3 + 4 = 7` is no list.
+    """
+    lines = [line for line in text.splitlines() if _NUMBER.search(line)]
+    if not lines:
+        return False
+    found = list(_NUMBER.finditer(lines[-1]))
+    if len(found) > 1:
+        before, last = found[-2:]
+        between = lines[-1][before.end() : last.start()]
+        same = numbers(before[0]) == numbers(last[0])
+        return not same and _LISTED.fullmatch(between) is not None
+    if len(lines) == 1 or not _ALONE.fullmatch(lines[-1]) or not _ALONE.fullmatch(lines[-2]):
+        return False
+    return numbers(lines[-1]) != numbers(lines[-2])
 
 
 # ---- what an answer may not be -------------------------------------------------------------------

@@ -9,10 +9,11 @@ model thinks, whatever a task's author writes.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ossia.errors import DataError
@@ -23,6 +24,9 @@ from ossia.tools.protocol import Tool
 
 log = logging.getLogger("ossia.tasks")
 LONGEST_WHY = 200  # characters of an error in a report
+MOST_REWARD = 1e6  # beyond it, sums of squares in float32 are near their end
+RAISED = "the reward raised"
+_TOLD: set[str] = set()  # places of errors that are in the log
 
 # How an answer ended.
 # stop: the model finished it.
@@ -218,8 +222,21 @@ def graded(environment: Environment, outcome: Outcome) -> Reward:
     try:
         return as_reward(environment.reward(outcome))
     except Exception as error:
-        log.exception("a reward failed")
-        return Reward(None, why=f"the reward raised {said_by(error)}")
+        return Reward(None, why=_told(error))
+
+
+def _told(error: Exception) -> str:
+    """What a reward raised, and where. All of it is logged the first time: a mistake in a reward
+    is made at every answer.
+    """
+    if isinstance(error, DataError):  # what it gave is no reward; its own lines are all right
+        return f"{RAISED} {said_by(error)}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(frame.filename).name}, line {frame.lineno}"
+    if place not in _TOLD:
+        _TOLD.add(place)
+        log.error("a reward failed", exc_info=error)
+    return f"{RAISED} {said_by(error)} ({place})"
 
 
 def as_reward(worth: Any) -> Reward:
@@ -232,6 +249,9 @@ def as_reward(worth: Any) -> Reward:
         if worth.value is not None:
             _finite(worth.value)
         return worth
+    if isinstance(worth, Coroutine):
+        worth.close()
+        raise DataError("a reward must not be async: write `def`, and `asyncio.run(...)` inside")
     if isinstance(worth, bool):
         return Reward(float(worth), {"right": float(worth)}, worth)
     value = _finite(worth)
@@ -245,8 +265,10 @@ def _finite(worth: Any) -> float:
         raise DataError(
             f"a reward must be a number, True, False or None, found {worth!r:.60}"
         ) from error
-    if not math.isfinite(value):
-        raise DataError(f"a reward was {value}, which is no number to learn from")
+    if not abs(value) <= MOST_REWARD:
+        raise DataError(
+            f"a reward was {value}, which is no number to learn from: give one from 0 to 1"
+        )
     return value
 
 

@@ -16,13 +16,18 @@ The Python file may define
   tools                  functions (or `Tool`s) that the model may call; or tools(row)
   environment(row)       a whole `environment.Environment` instead, for state or further turns
   rows()                 the rows, instead of a file
-`gyms.py` has the environments of other libraries. Knows files and environments; no models.
+or, instead of all of these,
+  task                   a whole `ExternalTask`, such as those that `gyms.py` makes of the
+                         environments of other libraries
+Knows files and environments; no models.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,9 +121,16 @@ def read_task(
     if rows is None and code is None:
         raise DataError("a task needs a JSONL file of prompts, a Python file, or both")
     module = None if code is None else load_module(code)
+    whole = getattr(module, "task", None)
+    if isinstance(whole, ExternalTask):
+        if rows is not None:
+            raise DataError(f"{code} defines a whole task, which has its rows: leave out {rows}")
+        return whole
     found = _rows(rows, code, module)
     own_environment = getattr(module, "environment", None)
     rewards = getattr(module, "reward", None)
+    if code is not None and rewards is not None:
+        _check_reward(rewards, code)
     source = rows or code
     assert source is not None
     name = name or source.stem
@@ -126,7 +138,8 @@ def read_task(
         return ExternalTask(name, found, own_environment)
     if module is not None and rewards is None:
         raise DataError(
-            f"{code} defines neither reward(row, outcome) nor environment(row); define one of them"
+            f"{code} defines neither reward(row, outcome) nor environment(row) nor task; define "
+            "one of them"
         )
     if rewards is None:
         _check_answers(found, source)
@@ -197,6 +210,8 @@ def _is_answer(answer: Any) -> bool:
 
 def _is_one_answer(answer: Any) -> bool:
     is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
+    if is_number and not math.isfinite(answer):
+        return False
     return is_number or (isinstance(answer, str) and bool(answer.strip()))
 
 
@@ -209,7 +224,8 @@ def answers_of(row: Row) -> list[str]:
 
 def compare(row: Row, outcome: Outcome) -> bool:
     """Whether the final text commits itself to one of the accepted answers: a number by its value,
-    wherever it stands as the last one; a text as all that follows the last `:`, `=` or `is`.
+    wherever it stands as the last one, not in a list; a text as all that follows the last `:`, `=`
+    or `is`.
     """
     return any(answers_with(outcome.final, answer) for answer in answers_of(row))
 
@@ -235,7 +251,7 @@ def _place(error: BaseException, path: Path) -> str:
     line = getattr(error, "lineno", None)
     trace = error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
             line = trace.tb_lineno
         trace = trace.tb_next
     said = f"{type(error).__name__}: {error}"
@@ -270,7 +286,23 @@ def _check_answers(rows: Sequence[Row], path: Path) -> None:
             )
 
 
+def _check_reward(rewards: Any, code: Path) -> None:
+    """Raises `DataError` for what cannot be called with a row and an outcome."""
+    wanted = f"{code}: write `def reward(row, outcome)`"
+    if not callable(rewards):
+        raise DataError(f"{wanted}; reward is {rewards!r:.60}")
+    if inspect.iscoroutinefunction(rewards):
+        raise DataError(f"{wanted}, without async; `asyncio.run(...)` inside it may wait")
+    try:
+        inspect.signature(rewards).bind({}, None)
+    except TypeError as error:
+        raise DataError(f"{wanted}: two are given, a row and an outcome, and {error}") from error
+
+
 def _environment(rewards: Rewards, tools: Any, row: Row) -> RowEnvironment:
     given = tools(row) if callable(tools) else tools
     made = tuple(from_function(tool) if callable(tool) else tool for tool in given)
+    for tool in made:
+        if not hasattr(tool, "namespace"):
+            raise DataError(f"`tools` are functions, or of ossia.tools; found {tool!r:.60}")
     return RowEnvironment(row, rewards, made)

@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 from rl_runs import config_of
 
-from ossia.errors import ConfigError, TrainingError
+from ossia.errors import ConfigError, DataError, TrainingError
 from ossia.harmony import Effort
+from ossia.hub import find
 from ossia.tasks.effort import PRICES, Price, Prices
 from ossia.tasks.environment import Ask, Counts, Given, Outcome, Reason, Reward
-from ossia.tasks.external import ExternalTask, RowEnvironment, compare
+from ossia.tasks.external import ExternalTask, RowEnvironment, compare, read_task
+from ossia.tokenizer import Tokenizer
+from ossia.train.rl import fit
 from ossia.train.rl.asks import Problems, Rows
 from ossia.train.rl.curriculum import Curriculum
 from ossia.train.rl.evaluate import evaluate
-from ossia.train.rl.health import Alarms, numbers
+from ossia.train.rl.health import Alarms, numbers, stop_if_broken
 from ossia.train.rl.policy import Policy
 from ossia.train.rl.settings import Evaluating, Objective, Sampling
 from ossia.train.rl.worth import lessons, progress, valued
@@ -49,6 +52,27 @@ def prompts_of(asks: list[Ask]) -> list[str]:
 
 
 # ---- what is asked ----
+
+
+def test_rows_that_cannot_be_asked_are_named_before_the_first_step(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_pretrained(find("nano"))
+    short = {"prompt": "What is 2 + 3?", "answer": 5}
+    task = rows(0).task
+    fit.check(replace(task, rows=(short,) * 3), tokenizer, 2048)
+    long = {"prompt": "word " * 3000, "answer": 5}
+    with pytest.raises(DataError, match=r"row 2: its prompt has 3,\d+ tokens.* holds 2,048"):
+        fit.check(replace(task, rows=(short, long)), tokenizer, 2048)
+    path = tmp_path / "reward.py"
+    for code, said in {
+        "tools = [5]": "`tools` are functions",
+        "def environment(row):\n    return row['size']": "KeyError: 'size'",
+        "def tools(row):\n    return [row.name]": "AttributeError",
+    }.items():
+        made = "def rows():\n    return [{'prompt': '?'}]\n\n\n"
+        made += "def reward(row, outcome):\n    return 1\n\n\n"
+        path.write_text(f"{made}{code}\n")
+        with pytest.raises(DataError, match=f"row 1 cannot be asked: {said}"):
+            fit.check(read_task(code=path), tokenizer, 2048)
 
 
 def test_held_out_rows_are_asked_once_and_in_order() -> None:
@@ -184,6 +208,16 @@ def test_right_answers_that_are_worth_nothing_name_the_prices() -> None:
     with pytest.raises(TrainingError, match=r"sampling\.prices, or set sampling\.price=false"):
         alarms.look(4, found)
     assert measured([sample(0.0)] * 2)["unpaid"] == 0
+
+
+def test_a_reward_that_always_raises_stops_the_run() -> None:
+    """A verdict that is None is none of these: a judge may be back in a minute."""
+    broken = replace(sample(None), reward=Reward(None, why="the reward raised KeyError: 'answr'"))
+    group = valued([broken, broken], Objective(), PRICES)
+    with pytest.raises(TrainingError, match=r"step 3: none .* KeyError: 'answr'.* --fresh"):
+        stop_if_broken(3, [group])
+    stop_if_broken(3, [group, valued([sample(0.0), broken], Objective(), PRICES)])
+    stop_if_broken(3, [valued([sample(None)] * 2, Objective(), PRICES)])
 
 
 def test_an_evaluation_counts_as_cut_what_would_have_gone_on(tmp_path: Path) -> None:

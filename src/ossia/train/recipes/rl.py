@@ -45,6 +45,7 @@ from ossia.train.recipes.sft import (
     trained_model,
     write_model,
 )
+from ossia.train.rl import fit
 from ossia.train.rl.actors import Copy, Pool
 from ossia.train.rl.asks import Problems, Rows, Source, own
 from ossia.train.rl.evaluate import FOLDER, evaluate
@@ -218,7 +219,13 @@ def problems_of(config: Config) -> Problems:
 
 def learn(config: Config, out: Path) -> Transformer:
     """The run, to its end or on to it."""
-    for warning in problems_of(config).warnings():
+    problems = problems_of(config)
+    base = base_folder(config.model)
+    context = open_checkpoint(base).config.max_context_length
+    for source in problems.sources:
+        if isinstance(source, Rows):
+            fit.check(source.task, tokenizer_of(base), context)
+    for warning in problems.warnings():
         print(f"ossia: {warning}", file=sys.stderr)
     _use_threads(config)
     run = run_of(config, out)
@@ -364,14 +371,21 @@ def compare(config: Config, out: Path) -> Mapping[str, Any]:
     return report
 
 
+def _cell(row: Mapping[str, float], name: str, shape: str) -> str:
+    """A dash for what was not measured, or not graded at all."""
+    is_score = name.startswith("pass")
+    if name not in row or (is_score and not row["problems"]):
+        return "-"
+    return format(row[name], shape)
+
+
 def _table(before: Mapping[str, Any] | None, after: Mapping[str, Any], k: int) -> str:
     rows = []
     for arm, now in after["arms"].items():
         then = {} if before is None else before["arms"].get(arm, {})
         cells = [arm]
         for name, shape in (("pass@1", ".0%"), (f"pass@{k}", ".0%"), ("analysis", ".0f")):
-            old = format(then[name], shape) if name in then else "-"
-            cells.append(f"{old} -> {now[name]:{shape}}")
+            cells.append(f"{_cell(then, name, shape)} -> {_cell(now, name, shape)}")
         rows.append(cells)
     head = ["held-out problems", "pass@1", f"pass@{k}", "tokens of thought"]
     return markdown_table(head, rows)

@@ -13,7 +13,7 @@ from statistics import fmean, quantiles
 from typing import Any
 
 from ossia.errors import TrainingError
-from ossia.tasks.environment import CUT, Ask, Reason
+from ossia.tasks.environment import CUT, RAISED, Ask, Reason
 from ossia.train.rl.worth import Valued, is_live
 
 CUT_WARNS = 0.2
@@ -93,6 +93,20 @@ def _by(every: Sequence[Valued], key: Callable[[Valued], str]) -> dict[str, list
     for each in every:
         found.setdefault(key(each), []).append(each)
     return found
+
+
+def stop_if_broken(step: int, groups: Sequence[Sequence[Valued]]) -> None:
+    """Raises `TrainingError` if the reward raised an error for every answer of a step: it has a
+    mistake in it, and no step will learn anything.
+    """
+    whys = Counter(each.sample.reward.why or "" for group in groups for each in group)
+    if not whys or not all(why.startswith(RAISED) for why in whys):
+        return
+    (commonest, _), *_ = whys.most_common(1)
+    raise TrainingError(
+        f"step {step}: none of the answers could be graded: {commonest}. Mend the reward, and "
+        "begin again with --fresh"
+    )
 
 
 @dataclass

@@ -27,7 +27,7 @@ from ossia.train.rl.asks import Problems
 from ossia.train.rl.curriculum import Curriculum
 from ossia.train.rl.distill import logprobs_of
 from ossia.train.rl.evaluate import evaluate
-from ossia.train.rl.health import Alarms, numbers
+from ossia.train.rl.health import Alarms, numbers, stop_if_broken
 from ossia.train.rl.sampler import Drawer
 from ossia.train.rl.settings import Evaluating, Objective, Sampling
 from ossia.train.rl.worth import Valued, is_live, lessons, progress, valued
@@ -138,6 +138,7 @@ class Learner:
         report |= {"rechecked": float(compared), "version": float(version)}
         if is_new and sampler.leads:
             self._write(step, asks, groups, by)
+        stop_if_broken(step, groups)
         for warning in self.alarms.look(step, report):
             if sampler.leads:
                 print(f"ossia: {warning}", file=sys.stderr)
