@@ -8,9 +8,10 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from ossia.evals.reading.clauses import Said, decide
 from ossia.evals.reading.languages import in_english
 from ossia.evals.reading.plain import marked
-from ossia.evals.reading.statements import Said, commitment, decide
+from ossia.evals.reading.statements import commitment
 from ossia.evals.reading.values import Number, Read, read_chain, shown, value_of
 
 OTHER = Fraction(-1, 7)  # stands for a second number that was named in the same breath
