@@ -16,7 +16,8 @@ from ossia.evals.reading.values import Number, Read, read_chain, shown, value_of
 
 OTHER = Fraction(-1, 7)  # stands for a second number that was named in the same breath
 _FILLER = re.compile(
-    r"(?:=>|\|(?=\s)|[\s\"'*_:=~#\[≈.,€£¥₹]+|\bUS(?=\d)|\b(?:USD|EUR|GBP)(?=\s*\d)|\b(?:the|is|it's|it|"
+    r"(?:=>|\|(?=\s)|[\s\"'*_:=~#\[≈.,€£¥₹]+|\bUS(?=\d)|\b(?:USD|EUR|GBP)(?=\s*\d)|"
+    r"\b(?:the|is|it's|it|"
     r"that|be|are|was|would|should|must|will|correct|us|gives|give|"
     r"final|answer|therefore|thus|hence|so|simply|just|exactly|precisely|equal|equals|to|indeed|"
     r"clearly|definitely|i|we|think|believe|get|have|obtain|value|number|result|sum|total|of|"

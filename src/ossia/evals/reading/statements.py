@@ -67,7 +67,8 @@ class _Stated:
 _CUE_WORDS = (
     r"(?:\b|_)(?:answers?|ans|antwort|lösung|respuesta|réponse|reponse|resposta|risposta|"
     r"jawaban(?:nya)?|"
-    r"jibu|ìdáhùn|idahun|ответ|antwoord|svar|cevap|yan\u0131t|odpowiedź|vastaus|απάντηση|đáp\s+án)\b|"
+    r"jibu|ìdáhùn|idahun|ответ|antwoord|svar|cevap|yan\u0131t|odpowiedź|vastaus|απάντηση|"
+    r"đáp\s+án)\b|"
     r"答案|答え|回答|正解|正确选项|正確選項|选择|答|정답|답변|답|الإجابة|الاجابة|الجواب|उत्तर|উত্তর"
 )
 _CUE = re.compile(_CUE_WORDS, re.IGNORECASE)
