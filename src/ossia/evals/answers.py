@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ossia.evals.reading.clauses import Said, Why
 from ossia.evals.reading.letters import OUTSIDE, plain_words, read_choice
 from ossia.evals.reading.numerals import read_number
 from ossia.evals.reading.plain import BOX, BOX_END, marked, without_marks
-from ossia.evals.reading.statements import Said, Why
 from ossia.evals.reading.values import Number, equal, parts_of, shown
 
 Kind = Literal["right", "wrong", "unparsed", "cut", "failed"]

@@ -1,6 +1,7 @@
 """`ossia rollouts`: what a run of reinforcement learning has asked, was answered, and rewarded.
 
-Reads the files of `train/rl/record.py`; loads no model and no torch.
+Reads the files of `train/rl/record.py`; loads no model and no torch, and for its help not even that
+file, which brings the tasks.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from typing import Any, ClassVar, Literal
 from ossia.commands.display import DIM, GREEN, RESET, YELLOW, in_columns, is_styled, visible
 from ossia.commands.options import Command, Group, Positive, argument, option
 from ossia.errors import RequestError
-from ossia.train.align.monitors import monitor
-from ossia.train.rl.record import files_in, read, sampled_text
 
 Line = Mapping[str, Any]
 EPILOG = """\
@@ -89,6 +88,8 @@ class Chosen:
 
     def lines(self, run: str) -> Iterator[Line]:
         """Those of a run, in their order."""
+        from ossia.train.rl.record import files_in, read
+
         place = Path(run).expanduser()
         paths = files_in(place)
         if self.step is not None and place.is_dir():
@@ -228,6 +229,8 @@ def _number(value: float | None) -> str:
 
 def _last_step(run: str) -> int | None:
     """Of the last sample; None if there is none."""
+    from ossia.train.rl.record import files_in, read
+
     last = None
     for line in read(files_in(Path(run).expanduser())[-1:]):
         last = line["step"]
@@ -290,6 +293,8 @@ def _cell(value: float | None) -> str:
 
 
 def grep(options: GrepOptions) -> None:
+    from ossia.train.rl.record import sampled_text
+
     try:
         pattern = re.compile(options.pattern, re.IGNORECASE if options.ignore_case else 0)
     except re.error as error:
@@ -331,6 +336,8 @@ def diff(options: DiffOptions) -> None:
 
 
 def _all(run: str) -> Iterator[Line]:
+    from ossia.train.rl.record import files_in, read
+
     return read(files_in(Path(run).expanduser()))
 
 
@@ -343,6 +350,8 @@ def _short(value: Any) -> str:
 
 
 def show_monitor(options: MonitorOptions) -> None:
+    from ossia.train.align.monitors import monitor
+
     found = monitor(options.chosen.lines(options.run))
     if not found.watched:
         raise RequestError(

@@ -11,9 +11,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ossia.evals.reading.clauses import Said
 from ossia.evals.reading.languages import in_english
 from ossia.evals.reading.plain import marked, without_marks
-from ossia.evals.reading.statements import Said, commitment
+from ossia.evals.reading.statements import commitment
 
 OUTSIDE = "?"  # a letter that is none of the choices
 _LATIN = r"A-Za-z0-9_À-ɏ"  # beside which a letter is a part of a word

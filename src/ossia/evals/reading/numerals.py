@@ -8,14 +8,16 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from ossia.evals.reading.clauses import Said, decide
 from ossia.evals.reading.languages import in_english
 from ossia.evals.reading.plain import marked
-from ossia.evals.reading.statements import Said, commitment, decide
+from ossia.evals.reading.statements import commitment
 from ossia.evals.reading.values import Number, Read, read_chain, shown, value_of
 
 OTHER = Fraction(-1, 7)  # stands for a second number that was named in the same breath
 _FILLER = re.compile(
-    r"(?:=>|\|(?=\s)|[\s\"'*_:=~#\[≈.,€£¥₹]+|\bUS(?=\d)|\b(?:USD|EUR|GBP)(?=\s*\d)|\b(?:the|is|it's|it|"
+    r"(?:=>|\|(?=\s)|[\s\"'*_:=~#\[≈.,€£¥₹]+|\bUS(?=\d)|\b(?:USD|EUR|GBP)(?=\s*\d)|"
+    r"\b(?:the|is|it's|it|"
     r"that|be|are|was|would|should|must|will|correct|us|gives|give|"
     r"final|answer|therefore|thus|hence|so|simply|just|exactly|precisely|equal|equals|to|indeed|"
     r"clearly|definitely|i|we|think|believe|get|have|obtain|value|number|result|sum|total|of|"

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from ossia.evals.reading.clauses import DENIES, HEDGES, NOTHING, Said, decide
 from ossia.evals.reading.plain import (
     BOLD,
     BOLD_END,
@@ -29,9 +30,8 @@ from ossia.evals.reading.plain import (
     BROKEN_BOX,
     without_marks,
 )
+from ossia.evals.reading.sentences import between, sentences_of
 
-Why = Literal["", "nothing", "hedged", "several", "broken"]
-Find = Callable[[str, bool], Sequence[Any]]
 BEFORE_CUE = 40  # characters before "answer" that are looked at
 LONGEST_PREFIX = 100  # between "answer" and "is"
 
@@ -56,28 +56,19 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a piece of text commits itself to. `why`: "" if it does."""
-
-    value: Any = None
-    why: Why = "nothing"
-
-
-@dataclass(frozen=True)
 class _Stated:
     place: int  # of the sentence
     said: Said
     is_final: bool
 
 
-NOTHING = Said()
-
 # ---- words ---------------------------------------------------------------------------------------
 
 _CUE_WORDS = (
     r"(?:\b|_)(?:answers?|ans|antwort|lösung|respuesta|réponse|reponse|resposta|risposta|"
     r"jawaban(?:nya)?|"
-    r"jibu|ìdáhùn|idahun|ответ|antwoord|svar|cevap|yan\u0131t|odpowiedź|vastaus|απάντηση|đáp\s+án)\b|"
+    r"jibu|ìdáhùn|idahun|ответ|antwoord|svar|cevap|yan\u0131t|odpowiedź|vastaus|απάντηση|"
+    r"đáp\s+án)\b|"
     r"答案|答え|回答|正解|正确选项|正確選項|选择|答|정답|답변|답|الإجابة|الاجابة|الجواب|उत्तर|উত্তর"
 )
 _CUE = re.compile(_CUE_WORDS, re.IGNORECASE)
@@ -102,14 +93,6 @@ _OFFERS = re.compile(
     r"possibilities|candidates|answers)\s*(?:are|were|include|:)",
     re.IGNORECASE,
 )
-# Other answers in other cases: "24 if n is even, 25 otherwise".
-_BY_CASES = re.compile(
-    r"\b(?:if|when|unless)\b.{1,200}\b(?:otherwise|else)\b|"
-    r"\b(?:if|when|for)\b[^,;]{1,100}[,;]\s*(?:and\s+|but\s+)?\S{1,20}\s+"
-    r"(?:if|when|for|otherwise)\b",
-    re.IGNORECASE,
-)
-_ALSO = re.compile(r"\b(?:also|too|as\s+well|equally)\b", re.IGNORECASE)
 _CONNECTOR = re.compile(r"(?:\(s\))?[\s\"')\]]*(?::|=>|=|≈|[-–—](?=\s)|是|为|は|는|은)[\s\"']*")
 _VERB = re.compile(
     r"\b(?:is|are|be|was|equals?|comes? out (?:to|as)|turns? out to be|ist|lautet|es|est|é|è|"
@@ -122,65 +105,18 @@ _RETRACTS = re.compile(
     r"mistake\w*|scratch that|on second thought|sorry|i was wrong|that is wrong|that's wrong)\b",
     re.IGNORECASE,
 )
-_HEDGES = re.compile(
-    r"\b(?:might|may|could|maybe|perhaps|possibly|probably|unsure|uncertain|not (?:sure|certain)|"
-    r"guess\w*|torn|either|unclear|undecided|between|toss-up)\b",
-    re.IGNORECASE,
-)
-_DENIES = re.compile(
-    r"\b(?:wrong|incorrect|false|(?:is|are|was|were) out|eliminat\w+|exclud\w+|rul(?:e|es|ed|ing) "
-    r"out|reject\w*|discard\w*|dismiss\w*|impossible|invalid|never|cannot|fails?|failed|violat\w+|"
-    r"contradict\w+|unlikely|distractors?|tempting|doesn't|don't|isn't|aren't|wasn't|can't|"
-    r"couldn't|won't|wouldn't|shouldn't|(?<!no )(?<!without )(?<!a )doubt(?:s|ful)?|not|"
-    r"neither|nor|falsch|incorrecta?|faux|fausse)\b",
-    re.IGNORECASE,
-)
-# These leave open what is said after them, too.
-_GUESSES = re.compile(
-    r"\b(?:guess\w*|maybe|perhaps|possibly|probably|unsure|uncertain|not (?:sure|certain))\b",
-    re.IGNORECASE,
-)
-_BOUND = re.compile(r"\s*(?:or\s+)?at\s+(?:least|most)\b", re.IGNORECASE)
-_OR_MORE = re.compile(r"\s*(?:more|less|fewer|greater|higher|lower|above|below|so)\b", re.I)
 _GAVE_UP = re.compile(
     r"\b(?:ran out|run out|could ?n[o']t|couldn't|unable|cannot|can't|did ?n[o']t finish|no answer|"
     r"incomplete|give up|gave up|stopped|truncated|interrupted|tokens)\b",
     re.IGNORECASE,
 )
 
-Role = Literal["", "concludes", "explains", "aside", "denies", "alternative"]
-_WORDS: dict[Role, tuple[str, ...]] = {
-    "concludes": (
-        *("so", "therefore", "thus", "hence", "leaving", "leaves", "but", "actually", "then"),
-    ),
-    "explains": (
-        *("because", "since", "as", "although", "though", "while", "whereas", "which", "where"),
-        *("given", "unlike", "note", "noting", "if", "when", "due"),
-    ),
-    "denies": (
-        *("not", "rather than", "instead of", "neither", "nor", "except", "excluding", "over"),
-        *("isn't", "aren't", "wasn't", "doesn't"),
-        *("anything but", "anyone but", "everything but", "all but", "any but"),
-    ),
-    "alternative": ("or", "alternatively"),
-}
-_ROLES: dict[str, Role] = {word: role for role, words in _WORDS.items() for word in words}
-_BREAK = re.compile(
-    r"[,;](?=\s|$)|\s[–—](?=\s)|\s-(?=\s)(?!\s+(?:[\d(√π\\.]|(?-i:[b-z])\b|[A-Za-z]\s*(?:$|"
-    r"[-+*/^=])))|\((?=[A-Za-z]{2})|=>|\b(?:"
-    + "|".join(sorted(map(re.escape, _ROLES), key=len, reverse=True))
-    # "when divided by 7" is a part of the sentence
-    + r")\b(?<!when(?=\s+(?:\S+\s+is\s+)?divided\b))",
-    re.IGNORECASE,
-)
-
-
 # ---- what a text says ----------------------------------------------------------------------------
 
 
 def commitment(text: str, reader: Reader) -> Said:
     """Of a text as `plain.marked` gives it."""
-    sentences = list(_sentences(text))
+    sentences = list(sentences_of(text))
     plain = [without_marks(sentence) for sentence in sentences]
     turns = [n for n, sentence in enumerate(plain) if _RETRACTS.search(sentence)]
     last_turn = turns[-1] if turns else -1
@@ -306,9 +242,9 @@ def _region(before: str, after: str) -> str | None:
     if verb is not None and "?" not in after[: verb.start()]:
         prefix = after[: verb.start()]
         region = after[verb.end() :]
-        if _DENIES.search(prefix):
+        if DENIES.search(prefix):
             return f"not {region}"
-        if _HEDGES.search(prefix):
+        if HEDGES.search(prefix):
             return f"maybe {region}"
         return region
     if len(before.split()) <= 2:  # "Final answer 25", or a heading
@@ -320,7 +256,7 @@ def _boxed(sentences: Sequence[str], reader: Reader) -> tuple[Said, int]:
     """The last box that holds an answer, and where it stands."""
     last: tuple[Said, int] = (NOTHING, -1)
     for place, sentence in enumerate(sentences):
-        for inside in _between(sentence, BOX, BOX_END):
+        for inside in between(sentence, BOX, BOX_END):
             said = _one_of(reader.whole(inside))
             if said.why != "nothing":
                 last = (said, place)
@@ -338,8 +274,8 @@ def _side_by_side(text: str, reader: Reader) -> bool:
     values = (set(reader.whole(first[1])), set(reader.whole(last[1])))
     if not all(values) or values[0] == values[1]:
         return False
-    between = without_marks(text[first.end() : last.start()]).strip()
-    return _LISTED.fullmatch(between) is not None  # with a blank alone the last one counts
+    amid = without_marks(text[first.end() : last.start()]).strip()
+    return _LISTED.fullmatch(amid) is not None  # with a blank alone the last one counts
 
 
 _WHOLE_BOX = re.compile(f"{BOX}([^{BOX}{BOX_END}]*){BOX_END}")
@@ -353,14 +289,14 @@ def _bold(
 ) -> Said:
     found: list[Said] = []
     for place, sentence in enumerate(sentences):
-        spans = list(_between(sentence, BOLD, BOLD_END))
+        spans = list(between(sentence, BOLD, BOLD_END))
         if not any(reader.whole(span) for span in spans):
             continue
         if plain[place].rstrip().endswith("?"):
             continue
         wanted = {value for span in spans for value in reader.whole(span)}
         said = decide(plain[place], reader.stated)
-        if said.why == "nothing" and not _DENIES.search(plain[place]):
+        if said.why == "nothing" and not DENIES.search(plain[place]):
             said = _one_of(list(wanted))
         if said.why or said.value in wanted:
             found.append(said)
@@ -414,168 +350,3 @@ def _one_of(values: Sequence[Any]) -> Said:
     if not different:
         return NOTHING
     return Said(values[0], "") if len(different) == 1 else Said(why="several")
-
-
-# ---- one sentence --------------------------------------------------------------------------------
-
-
-def decide(text: str, find: Find) -> Said:
-    """What a sentence, or what follows a cue, commits itself to."""
-    value: Any = None
-    why: Why = "nothing"
-    wonders = False  # whether a clause without an answer was in doubt
-    explains = False
-    for role, clause in clauses(text):
-        if role in ("explains", "aside"):
-            wonders |= value is None and "guess" in clause.lower()
-            explains |= role == "explains"
-            continue
-        explains = explains and role != "concludes"
-        if explains and value is not None:
-            continue
-        is_more = value is not None and role == ""
-        doubts = _HEDGES.search(clause) is not None
-        if (is_more or role == "alternative") and (other := _OR_ELSE.match(clause)):
-            clause = clause[other.end() :]
-        found = list(dict.fromkeys(find(clause, is_more)))
-        if role == "denies" or _DENIES.search(clause):
-            if found == [] and _takes_back(clause, role):
-                value, why = None, "nothing"
-            continue
-        if not found:
-            wonders |= _GUESSES.search(clause) is not None
-            if role == "alternative" and _OR_MORE.match(clause):
-                return Said(why="hedged")
-            if value is not None and _BOUND.match(clause):
-                return Said(why="hedged")
-            continue
-        explains = False
-        if role == "alternative" and value is None:
-            return Said(why="several")  # "either ... or 25"
-        if value is None or (role == "concludes" and not _ALSO.search(clause)):
-            value = found[0]
-            why = "hedged" if doubts or wonders else ""
-        elif found[0] != value:
-            why = "several"
-        if len(found) > 1:
-            why = "several"
-        wonders = False
-    if not why and _BY_CASES.search(text):
-        why = "several"
-    return Said(None if why in ("several", "nothing") else value, why)
-
-
-def _takes_back(clause: str, role: Role) -> bool:
-    """Whether what was said just before is denied: "A is wrong" is one clause, "A, which is wrong"
-    two.
-    """
-    return role == "denies" and clause.strip(" .").lower() in (
-        "correct",
-        "right",
-        "the answer",
-        "the correct answer",
-        "the right answer",
-        "possible",
-        "valid",
-        "true",
-    )
-
-
-def clauses(text: str) -> Iterator[tuple[Role, str]]:
-    """A sentence in pieces, and what each does there. What stands in parentheses is one piece."""
-    role: Role = ""
-    begin = 0
-    inside = _parentheses(text)
-    for found in _BREAK.finditer(text):
-        at = found.start()
-        if at < begin or inside[at]:
-            continue
-        yield role, text[begin:at]
-        word = found[0].lower()
-        begin = found.end()
-        role = _ROLES.get(word, "")
-        if word == "(":
-            end = begin
-            while end < len(text) and inside[end]:
-                end += 1
-            note = text[begin:end]
-            if other := _OR_ELSE.match(note):
-                yield "alternative", note[other.end() :]
-            else:
-                yield "aside", note
-            begin = min(end + 1, len(text))
-    yield role, text[begin:]
-
-
-_OR_ELSE = re.compile(r"\s*(?:(?:or|maybe|perhaps|possibly|probably|could be|might be)\s+)+", re.I)
-
-
-def _parentheses(text: str) -> list[bool]:
-    """Of every character whether it stands between a parenthesis or bracket and the one that
-    closes it; in an interval one may close the other.
-    """
-    out = [False] * len(text)
-    opened: list[int] = []
-    for at, char in enumerate(text):
-        if char in "([":
-            opened.append(at)
-        elif char in ")]" and opened:
-            begin = opened.pop()
-            if not opened:
-                out[begin + 1 : at] = [True] * (at - begin - 1)
-    return out
-
-
-def _between(
-    text: str,
-    first: str,
-    last: str,
-) -> Iterator[str]:
-    """What stands between marks, of marks inside marks the outer ones."""
-    depth = 0
-    begin = 0
-    for at, char in enumerate(text):
-        if char == first:
-            begin = at + 1 if depth == 0 else begin
-            depth += 1
-        elif char == last and depth:
-            depth -= 1
-            if depth == 0:
-                yield without_marks(text[begin:at])
-
-
-def _sentences(text: str) -> Iterator[str]:
-    """Lines, and in them what a full stop, a question or an exclamation mark ends. A box is never
-    cut.
-    """
-    begin = 0
-    depth = 0
-    for at, char in enumerate(text):
-        if char == BOX:
-            depth += 1
-        elif char == BOX_END:
-            depth = max(0, depth - 1)
-        elif depth:
-            continue
-        elif char == "\n":
-            yield text[begin:at]
-            begin = at + 1
-        elif char in ".!?" and at >= begin:
-            end = _past_closing(text, at + 1)
-            if char == "!" and _FACTORIAL.match(text, max(0, at - 1)):
-                continue
-            if end >= len(text) or text[end].isspace():
-                yield text[begin:end]
-                begin = end
-    yield text[begin:]
-
-
-def _past_closing(text: str, at: int) -> int:
-    """Behind the marks and quotes that close with a sentence."""
-    while at < len(text) and text[at] in _CLOSING:
-        at += 1
-    return at
-
-
-_FACTORIAL = re.compile(r"[\d)]!\s*[=+*/^≈-]")  # and no exclamation mark
-_CLOSING = f"{BOLD_END}\"')]"

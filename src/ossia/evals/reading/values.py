@@ -13,7 +13,8 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ossia.evals.reading.plain import MIXED, THIN, words_of
+from ossia.evals.reading.characters import MIXED, THIN
+from ossia.evals.reading.plain import words_of
 
 Number = Fraction | float
 BITS = 512  # of a value's numerator and denominator
