@@ -170,6 +170,7 @@ NEEDED = {
     "rollouts stats": ["RUN"],
     "rollouts grep": ["PATTERN", "RUN"],
     "rollouts diff": ["RUN", "OTHER"],
+    "rollouts monitor": ["RUN"],
 }
 
 
