@@ -16,6 +16,7 @@ from typing import Any
 from ossia.errors import ConfigError
 from ossia.harmony import Effort
 from ossia.harmony.messages import ResponseFormat
+from ossia.tasks.answers import numbers
 from ossia.tasks.limits.small_talk import message
 from ossia.tasks.numbers.arithmetic import ask, draw_one_step, turn_for
 from ossia.tasks.numbers.calculator import calculator_turn, declare, with_others
@@ -68,8 +69,15 @@ def large_sum(rng: Random, split: Split) -> Problem:
     said = text(expr)
     asked = ask(rng, expr)
     turn = Turn(asked, TOO_LARGE, partial(_too_large, said))
-    expect = Expect(contains="too large for me")
+    judge = partial(_guesses_nothing, expr)
+    expect = Expect(contains="too large for me", judge=judge)
     return _problem(split, "large sum", turn, expect)
+
+
+def _guesses_nothing(expr: Op, final: str, calls: Sequence[Call]) -> bool:
+    """Whether a text has no number but those of the question."""
+    asked = {value(expr.left), value(expr.right)}
+    return asked.issuperset(numbers(final))
 
 
 def _too_large(said: str, effort: Effort) -> str:
