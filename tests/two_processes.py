@@ -17,7 +17,7 @@ from amounts import thorough
 WORKER = Path(__file__).with_name("distributed_worker.py")
 Task = dict[str, Any]
 
-STEPS = 20 if thorough() else 5
+STEPS = 20 if thorough() else 3
 RUNS: dict[str, Task] = {
     "fsdp": {"parallel": {"fsdp": 2}},
     "ep": {"parallel": {"ep": 2}},
