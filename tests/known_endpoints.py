@@ -1,6 +1,6 @@
-"""The tests make applications by the hundred, and for each of them FastAPI would read the signatures
-of all endpoints again: three fifths of the time that an application takes. Here it reads those of
-the same code once.
+"""The tests make applications by the hundred, and for each of them FastAPI would read the
+signatures of all endpoints again: three fifths of the time that an application takes. Here it reads
+those of the same code once.
 """
 
 from __future__ import annotations

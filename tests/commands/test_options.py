@@ -185,7 +185,7 @@ def test_options_of_a_command(name: str, command: Command) -> None:
 
 
 # What an answer to --help would wait for.
-HEAVY = {"torch", "fastapi", "numpy"}
+HEAVY = {"torch", "fastapi", "numpy", "ossia.tasks.registry"}
 
 
 @pytest.mark.parametrize("module", [module for module, _ in COMMANDS.values()])

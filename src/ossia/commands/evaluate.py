@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ossia.commands.evaluated import Shown
-from ossia.commands.judging import Judging
 from ossia.commands.options import (
     Command,
     Computing,
@@ -65,6 +64,19 @@ SuiteName = Literal[
     "livecodebench",
     "safety",
 ]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Who grades what no program can."""
+
+    TITLE: ClassVar[str] = "a judge"
+    ABOUT: ClassVar[str | None] = (
+        "For healthbench, files of safety, and words of hle. Its key is read from OSSIA_JUDGE_KEY."
+    )
+
+    judge: str | None = option(None, "an OpenAI-compatible server to ask for verdicts", "URL")
+    judge_model: str = option("gpt-oss-120b", "which of its models", "NAME")
 
 
 @dataclass(frozen=True)
@@ -269,9 +281,11 @@ def _graders(options: Options, suite: Suite) -> Graders:
         return Graders(Nobody(), Nobody(), policy)
     if "runner" in suite.needs:
         return Graders(runner=Sandboxed())
-    if options.judging.judge is not None:
+    judging = options.judging
+    if judging.judge is not None:
         out = _out(options)
-        judge = CriterionJudge(options.judging, out.with_name(f"{out.name}.verdicts"))
+        verdicts = out.with_name(f"{out.name}.verdicts")
+        judge = CriterionJudge(judging.judge, judging.judge_model, verdicts)
         return Graders(judge, policy=policy)
     if "judge" in suite.needs:
         raise RequestError(

@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from ossia.commands.options import option
 from ossia.judges import Endpoint, Judge, Material
 from ossia.tasks.environment import Outcome
 from ossia.tools.sandbox import Finished
@@ -29,28 +27,14 @@ answer does it.
 NORWAY = {"criterion": "It names the capital of Norway.", "conversation": "What is it?"}
 
 
-@dataclass(frozen=True)
-class Judging:
-    """Who grades what no program can."""
-
-    TITLE: ClassVar[str] = "a judge"
-    ABOUT: ClassVar[str | None] = (
-        "For healthbench, files of safety, and words of hle. Its key is read from OSSIA_JUDGE_KEY."
-    )
-
-    judge: str | None = option(None, "an OpenAI-compatible server to ask for verdicts", "URL")
-    judge_model: str = option("gpt-oss-120b", "which of its models", "NAME")
-
-
 class CriterionJudge:
     """See `evals.health.Judge`. `cache`: where verdicts are kept. Raises `JudgeError` for a model
     that planted instructions can move.
     """
 
-    def __init__(self, options: Judging, cache: Path | None = None) -> None:
-        assert options.judge is not None
+    def __init__(self, url: str, model: str, cache: Path | None = None) -> None:
         key = os.environ.get("OSSIA_JUDGE_KEY", "")
-        endpoint = Endpoint(options.judge, options.judge_model, key)
+        endpoint = Endpoint(url, model, key)
         good = _material(NORWAY, "It is Oslo.")
         bad = _material(NORWAY, "I would rather talk about soup.")
         self._judge = Judge(RUBRIC, endpoint, good, bad, seconds=SECONDS, cache=cache)
