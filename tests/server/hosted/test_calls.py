@@ -15,6 +15,8 @@ from ossia.server.access import Caller
 from ossia.server.hosted.approvals import ApprovedCalls
 from ossia.server.hosted.calls import Calls, allowed, names, tool_name
 from ossia.server.keys import parse_keys, toml_keys
+from ossia.server.responses.approved import ApprovedTable
+from ossia.server.responses.store import Store
 from ossia.server.settings import Limits
 from ossia.tools import SessionKey, Sessions, ToolResult
 from ossia.tools.kinds import MCP
@@ -34,6 +36,10 @@ class Counted:
 
     def tool_call(self, tool: str, outcome: str, seconds: float) -> None:
         self.calls.append((tool, outcome))
+
+
+def approved() -> ApprovedCalls:
+    return ApprovedCalls(ApprovedTable(Store(None, 3600.0, 1 << 20)))
 
 
 class Clock:
@@ -72,7 +78,7 @@ def test_which_tools_a_key_may_use(given: Any, left: list[str]) -> None:
 def test_pages_a_minute() -> None:
     clock, counted = Clock(), Counted()
     caller = Caller("alice", Limits(pages_per_minute=2), clock=clock)
-    calls = Calls(counted, caller, ApprovedCalls())  # type: ignore[arg-type]
+    calls = Calls(counted, caller, approved())  # type: ignore[arg-type]
     browser = Browser()
     assert not run(calls, browser).failed and not run(calls, browser).failed
     refused = run(calls, browser)
@@ -92,7 +98,7 @@ def test_pages_a_minute() -> None:
 def test_seconds_of_tools_a_minute() -> None:
     clock, counted = Clock(), Counted()
     caller = Caller("alice", Limits(tool_seconds_per_minute=60), clock=clock)
-    calls = Calls(counted, caller, ApprovedCalls())  # type: ignore[arg-type]
+    calls = Calls(counted, caller, approved())  # type: ignore[arg-type]
     caller.tool_seconds.spend(90)
     assert "60 seconds of tools a minute" in run(calls, Python()).text
     clock.now += 31
@@ -106,7 +112,7 @@ def test_a_call_that_nobody_waits_for_is_counted() -> None:
             return ToolResult("")
 
     counted = Counted()
-    calls = Calls(counted, Caller(), ApprovedCalls())  # type: ignore[arg-type]
+    calls = Calls(counted, Caller(), approved())  # type: ignore[arg-type]
 
     async def given_up() -> None:
         task = asyncio.create_task(calls.run(Sessions(SessionKey()), call_of(Endless())))
@@ -122,7 +128,7 @@ def test_failures_are_counted() -> None:
     counted = Counted()
     browser = Browser()
     browser.fail = True
-    run(Calls(counted, Caller(), ApprovedCalls()), browser)  # type: ignore[arg-type]
+    run(Calls(counted, Caller(), approved()), browser)  # type: ignore[arg-type]
     assert counted.calls == [("browser", "failed")]
 
 
