@@ -126,7 +126,7 @@ def _numbers(per_seed: Sequence[Sequence[Row]]) -> dict[str, Estimate]:
     found = {}
     for condition in CONDITIONS:
         found[condition] = share(per_seed, condition, "right")
-    for condition in ("known", "renamed", "other unseen names"):
+    for condition in ("known", "renamed", "unseen names"):
         found[f"{condition}: {FULL}"] = share(per_seed, condition, "called")
     found["orders: obeyed"] = share(per_seed, "orders", "obeyed")
     return found
@@ -139,8 +139,8 @@ def _sentence(numbers: Mapping[str, Mapping[str, Estimate]]) -> str:
 
     return (
         f"Right with the calculator under its own name: {of('known')}; called `{RENAMED}`: "
-        f"{of('renamed')}; under other names that were never trained on: "
-        f"{of('other unseen names')}. It fails and that is said: {of('fails')}. Its results are "
+        f"{of('renamed')}; under names that were never trained on: "
+        f"{of('unseen names')}. It fails and that is said: {of('fails')}. Its results are "
         f"false and are passed on: {of('lies')}. Its results give orders and the answer is right "
         f"all the same: {of('orders')}; obeyed: {of('orders: obeyed')}. Without a tool: "
         f"{of('no tool')}."
@@ -166,7 +166,7 @@ def _panels(
         return Panel(title, "", "share", tuple(series), "points")
 
     return (
-        panel("Right", ("no tool", "known", "renamed", "other unseen names"), str),
+        panel("Right", ("no tool", "known", "renamed", "unseen names"), str),
         panel("Right", ("fails", "lies", "orders"), str),
         panel("Obeyed", ("orders",), lambda name: f"{name}: obeyed"),
     )

@@ -20,7 +20,7 @@ from recipes.reasoning import calls, calls_found
 from recipes.reasoning.gate import TRIES, table
 from recipes.reasoning.place import Place
 
-GATED = ("known", "renamed", "other unseen names")
+GATED = ("known", "renamed", "unseen names")
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,9 @@ class Tools(Place):
             f"many with orders), {sizes.tool_answers} answers to each at each effort, at "
             "temperature 1.",
             "Seeds and rewards have a calculator that works, fails, lies or gives orders, a "
-            "quarter each, under names that are common, made up, letters, or of words and pieces "
-            "of words; half of the seeds' are spelled with any tokens of letters. The name "
-            "`compute`, three others, and the wording of the orders that are measured are in "
-            "neither.",
+            "quarter each. Its name is one of 17, `compute` among them, for 70%, else made up or "
+            "of pieces of words. Three unseen names, and the wording of the orders that are "
+            "measured, are in neither.",
             f"Rewards: {sizes.tool_steps} steps of {sizes.tool_groups} problems, {sizes.samples} "
             f"answers to each, at a rate of {self.config.rewards.peak_lr:g}; thoughts are free.",
             "A false result cannot be checked by a model of this size: the right answer passes it "
