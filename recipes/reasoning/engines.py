@@ -248,7 +248,8 @@ class Engines(Place):
             "A gradient is that of all groups together, with advantages and prices as in E7; its "
             "cosine is to the exact engine's on the same weights. Intervals are bootstraps over "
             f"the groups. '{OTHER}' is the exact engine once more: that much of a gradient is "
-            "luck with so many samples.",
+            "luck with so many samples. A bootstrap draws some groups twice and leaves others out, "
+            "which makes a sum noisier: the intervals reach down farther than up.",
             "ignore: what the engine reported is not used. TIS, MIS: the weights of "
             "docs/reinforcement.md. GSPO: a sample's ratio is taken of the engine's "
             "log-probabilities, and clipped. replay: the experts that the engine chose for sampled "

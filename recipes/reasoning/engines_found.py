@@ -114,7 +114,7 @@ def _cosine(found: Products, of: list[int]) -> float:
 def _criteria(
     engines: Mapping[str, Compared], numbers: Mapping[str, Mapping[str, Estimate]]
 ) -> tuple[Criterion, ...]:
-    exact = [name for name in engines if name.startswith("exact") or name.startswith("lag 0")]
+    exact = [name for name in engines if name.startswith(("exact", "other", "lag 0"))]
     largest = max(float(engines[name].largest.max()) for name in exact)
     tokens = sum(int(engines[name].tokens.sum()) for name in exact)
     verdict = Criterion(

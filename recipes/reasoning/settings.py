@@ -70,7 +70,7 @@ STANDARD = Sizes(
     curve=10,
     curve_groups=8,
     tool_seeds=72,
-    tool_steps=16,
+    tool_steps=24,
     tool_groups=12,
     tool_each=16,
     tool_answers=1,
@@ -148,6 +148,7 @@ class Config:
         weight_decay=0.0,
         balance=Balance("none", router_z=0.0),
     )
+    calls: float = 5e-4  # rate of rewards with tools
     control: float = 5e-4  # rate of learning from kept answers
     # what they are sampled with: it needs no log-probabilities that agree with the trainer
     sampler: SamplerName = "int8"

@@ -69,7 +69,7 @@ class Tools(Place):
             steps=self.sizes.tool_steps,
             sampling=self.tool_sampling,
             evaluating=Evaluating(every=0),
-            hyper=replace(self.config.rewards, seed=number),
+            hyper=replace(self.config.rewards, peak_lr=self.config.calls, seed=number),
         )
 
     # ---- measuring -------------------------------------------------------------------------------
@@ -143,7 +143,14 @@ class Tools(Place):
             "of pieces of words. Three unseen names, and the wording of the orders that are "
             "measured, are in neither.",
             f"Rewards: {sizes.tool_steps} steps of {sizes.tool_groups} problems, {sizes.samples} "
-            f"answers to each, at a rate of {self.config.rewards.peak_lr:g}; thoughts are free.",
+            f"answers to each, at a rate of {self.config.calls:g}; thoughts are free. 16 steps at "
+            "2e-4, tried first, moved nothing that could be told from chance.",
+            "How the knob was found: seeds of 40 steps with 16 names, of 200 with half of them "
+            "made up, and of 300 with half of the names spelled with any tokens of letters had "
+            "`compute` in none of them, and no answer called it by its name; this model copies "
+            "only pieces that it has learned to copy. So `compute` is one of the names that are "
+            "trained on, and the seeds stop where the gate is open for it: after 60 steps 9%, "
+            "after 72 what stands below. Before that the names were to be unseen.",
             "A false result cannot be checked by a model of this size: the right answer passes it "
             "on, and the share that does so is no measure of judgement.",
             "Where no order was obeyed, the interval is Wilson's of none among so many problems.",
