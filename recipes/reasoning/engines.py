@@ -181,6 +181,8 @@ class Engines(Place):
         products alone differ.
         """
         plain = PLAIN.objective
+        if not self.sizes.curve:
+            return {}
         base = rl.Config(
             task=self.tasks,
             model=str(self.start),
@@ -257,7 +259,15 @@ class Engines(Place):
             "a lag has it.",
             f"Lag: weights of {', '.join(map(str, self.lags))} steps before, of a run of "
             f"{sizes.ahead} steps of {sizes.curve_groups} problems.",
+            self._about_curves(),
+        ]
+
+    def _about_curves(self) -> str:
+        sizes = self.sizes
+        if not sizes.curve:
+            return "Curves of rewards on these engines were not run in this profile."
+        return (
             f"Curves: one run an arm, {sizes.curve} steps of {sizes.curve_groups} problems with "
             f"{sizes.samples} answers. GSPO has no curve: with one update a step its ratio is 1. "
-            "A few hundred answers a point cannot tell these arms apart.",
-        ]
+            "A few hundred answers a point cannot tell these arms apart."
+        )
