@@ -8,7 +8,6 @@ Knows the task `calling` and the sampler of reinforcement learning; no statistic
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,14 +19,7 @@ from ossia.harmony import Conversation, Effort, SystemContent, render_for_traini
 from ossia.model import Transformer
 from ossia.tasks import Problem, example_random
 from ossia.tasks.environment import Ask, ask_problem
-from ossia.tasks.numbers.calling import (
-    MANNERS,
-    WORDS,
-    Manner,
-    calling_problem,
-    draw_name,
-    obeys,
-)
+from ossia.tasks.numbers.calling import WORDS, Manner, calling, calling_problem, obeys
 from ossia.tokenizer import Tokenizer
 from ossia.train.rl.sampler import Sampler
 from ossia.train.rl.settings import Sampling
@@ -35,19 +27,18 @@ from ossia.turn import stop_ids
 from ossia.turn.rollout import Sample
 
 PART = "tools"
-PIECE = re.compile("[a-z]+")
 ALONE = "no tool"
 KNOWN = "calculator"
-RENAMED = "compute"  # in no example and no problem that is trained on, like the others of held_out
-UNSEEN = tuple(name for name in WORDS.table("names")["held_out"] if name != RENAMED)
+RENAMED = "compute"  # one of several names that are trained on
+UNSEEN = WORDS.table("names")["held_out"]
 # condition -> the calculator's manner, its names, and how many times as many problems
 CONDITIONS: dict[str, tuple[Manner, tuple[str, ...], int]] = {
     ALONE: ("works", (KNOWN,), 1),
     "known": ("works", (KNOWN,), 1),
     "renamed": ("works", (RENAMED,), 1),
-    "other unseen names": ("works", UNSEEN, 1),
-    "fails": ("fails", (RENAMED, *UNSEEN), 1),
-    "lies": ("lies", (RENAMED, *UNSEEN), 1),
+    "unseen names": ("works", UNSEEN, 1),
+    "fails": ("fails", (KNOWN, RENAMED), 1),
+    "lies": ("lies", (KNOWN, RENAMED), 1),
     "orders": ("orders", (KNOWN, RENAMED), 5),  # what is rare needs many
 }
 
@@ -67,25 +58,10 @@ class Row:
     reason: str
 
 
-def pieces(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Tokens that are lower-case letters alone."""
-    texts = (tokenizer.decode([token]) for token in range(tokenizer.vocab_size))
-    return tuple(text for text in texts if PIECE.fullmatch(text))
-
-
-def spelled(rng: Random, parts: Sequence[str]) -> str:
-    """A name of any tokens. A model that has copied only some of them copies no others."""
-    while True:
-        name = "".join(rng.choices(parts, k=rng.choice((1, 2, 2, 3))))
-        if name not in WORDS.table("names")["held_out"]:
-            return name
-
-
-def conversation(rng: Random, parts: Sequence[str]) -> Conversation:
+def conversation(rng: Random) -> Conversation:
     """A system message with an effort, a question and the gold answer to it."""
     effort = rng.choice(list(Effort))
-    name = draw_name(rng, "train") if rng.random() < 0.5 else spelled(rng, parts)
-    problem = calling_problem(rng, "train", rng.choice(MANNERS), name)
+    problem = calling(rng, "train")
     prompt = problem.prompt(effort, SystemContent(effort=effort))
     return Conversation((*prompt, *problem.solution(effort)))
 
@@ -93,9 +69,8 @@ def conversation(rng: Random, parts: Sequence[str]) -> Conversation:
 def examples(tokenizer: Tokenizer, seed: int, state: State) -> Iterator[tuple[Example, State]]:
     """Endless, for `train.run.ExamplesFrom`."""
     index = state or 0
-    parts = pieces(tokenizer)
     while True:
-        made = conversation(example_random(seed, PART, index), parts)
+        made = conversation(example_random(seed, PART, index))
         rendered = render_for_training(made, tokenizer, drop_analysis=False)
         index += 1
         yield Example(rendered.ids, rendered.mask), index

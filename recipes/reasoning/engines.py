@@ -181,6 +181,8 @@ class Engines(Place):
         products alone differ.
         """
         plain = PLAIN.objective
+        if not self.sizes.curve:
+            return {}
         base = rl.Config(
             task=self.tasks,
             model=str(self.start),
@@ -248,7 +250,8 @@ class Engines(Place):
             "A gradient is that of all groups together, with advantages and prices as in E7; its "
             "cosine is to the exact engine's on the same weights. Intervals are bootstraps over "
             f"the groups. '{OTHER}' is the exact engine once more: that much of a gradient is "
-            "luck with so many samples.",
+            "luck with so many samples. A bootstrap draws some groups twice and leaves others out, "
+            "which makes a sum noisier: the intervals reach down farther than up.",
             "ignore: what the engine reported is not used. TIS, MIS: the weights of "
             "docs/reinforcement.md. GSPO: a sample's ratio is taken of the engine's "
             "log-probabilities, and clipped. replay: the experts that the engine chose for sampled "
@@ -256,7 +259,15 @@ class Engines(Place):
             "a lag has it.",
             f"Lag: weights of {', '.join(map(str, self.lags))} steps before, of a run of "
             f"{sizes.ahead} steps of {sizes.curve_groups} problems.",
+            self._about_curves(),
+        ]
+
+    def _about_curves(self) -> str:
+        sizes = self.sizes
+        if not sizes.curve:
+            return "Curves of rewards on these engines were not run in this profile."
+        return (
             f"Curves: one run an arm, {sizes.curve} steps of {sizes.curve_groups} problems with "
             f"{sizes.samples} answers. GSPO has no curve: with one update a step its ratio is 1. "
-            "A few hundred answers a point cannot tell these arms apart.",
-        ]
+            "A few hundred answers a point cannot tell these arms apart."
+        )

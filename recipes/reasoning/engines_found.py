@@ -69,7 +69,11 @@ def result(
         ),
         panels=_panels(numbers, found, logs),
         notes=tuple(notes),
-        tables=(_table(engines, numbers), _cosine_table(found), _curve_table(logs)),
+        tables=(
+            _table(engines, numbers),
+            _cosine_table(found),
+            *([_curve_table(logs)] if logs else []),
+        ),
     )
 
 
@@ -114,7 +118,7 @@ def _cosine(found: Products, of: list[int]) -> float:
 def _criteria(
     engines: Mapping[str, Compared], numbers: Mapping[str, Mapping[str, Estimate]]
 ) -> tuple[Criterion, ...]:
-    exact = [name for name in engines if name.startswith("exact") or name.startswith("lag 0")]
+    exact = [name for name in engines if name.startswith(("exact", "other", "lag 0"))]
     largest = max(float(engines[name].largest.max()) for name in exact)
     tokens = sum(int(engines[name].tokens.sum()) for name in exact)
     verdict = Criterion(
@@ -200,10 +204,15 @@ def _panels(
     at_lags = {
         n: e for n, e in found.items() if n.startswith("lag") and not n.startswith("lag 0, i")
     }
-    return (
+    panels = (
         Panel(k3.title, k3.x, k3.y, k3.series, k3.kind, log_y=True),
         points("Cosine to the exact gradient", "cosine", at_engines),
         points("The same, with older weights", "cosine", at_lags),
+    )
+    if not logs:
+        return panels
+    return (
+        *panels,
         Panel("int8", "step", "right answers sampled", _curves(logs, ("exact", "int8"))),
         Panel("MXFP4", "step", "right answers sampled", _curves(logs, ("exact", "MXFP4"))),
         Panel("Lag", "step", "right answers sampled", _curves(logs, ("exact", "lag"))),

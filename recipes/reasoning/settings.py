@@ -35,10 +35,11 @@ class Sizes:
     # E11: what engines are compared on
     compared: int  # problems, with `samples` answers each
     ahead: int  # steps of rewards before samples of older weights are compared
-    curve: int  # steps of a short run with rewards
+    curve: int  # steps of a short run with rewards; 0: none
     curve_groups: int  # problems of such a step
     # E12: tools
     tool_seeds: int  # steps
+    tool_more: int  # steps of seeds that go on beyond the gate, without rewards
     tool_steps: int  # of rewards
     tool_groups: int  # problems of such a step
     tool_each: int  # problems of each kind
@@ -69,7 +70,8 @@ STANDARD = Sizes(
     ahead=16,
     curve=10,
     curve_groups=8,
-    tool_seeds=300,
+    tool_seeds=72,
+    tool_more=150,
     tool_steps=16,
     tool_groups=12,
     tool_each=16,
@@ -100,6 +102,7 @@ PROFILES: dict[Profile, Sizes] = {
         curve=2,
         curve_groups=2,
         tool_seeds=10,
+        tool_more=12,
         tool_steps=2,
         tool_groups=4,
         tool_each=1,
@@ -148,6 +151,7 @@ class Config:
         weight_decay=0.0,
         balance=Balance("none", router_z=0.0),
     )
+    calls: float = 2e-4  # rate of rewards with tools
     control: float = 5e-4  # rate of learning from kept answers
     # what they are sampled with: it needs no log-probabilities that agree with the trainer
     sampler: SamplerName = "int8"

@@ -20,14 +20,21 @@ from recipes.reasoning import calls, calls_found
 from recipes.reasoning.gate import TRIES, table
 from recipes.reasoning.place import Place
 
-GATED = ("known", "renamed", "other unseen names")
+GATED = ("known", "renamed", "unseen names")
 
 
 @dataclass(frozen=True)
 class Tools(Place):
     def phases(self) -> list[Phase]:
         made = [
-            training(self.tool_seeding, "learn to call a calculator by the name that it has"),
+            training(
+                self.tool_seeding("tool-seeds", self.sizes.tool_seeds),
+                "learn to call a calculator by the name that it has",
+            ),
+            training(
+                self.tool_seeding("tool-more", self.sizes.tool_more),
+                "the same for longer, without rewards",
+            ),
             Phase("tool-start", "export what was learned", self.begin),
             Phase("tool-gate", "see whether there is something left to learn", self.look),
         ]
@@ -45,12 +52,10 @@ class Tools(Place):
     def tool_start(self) -> Path:
         return self.out / "tool-start" / "checkpoint"
 
-    @property
-    def tool_seeding(self) -> Run:
-        steps = self.sizes.tool_seeds
+    def tool_seeding(self, name: str, steps: int) -> Run:
         gold = partial(calls.examples, self.tokenizer, self.config.seed)
-        out = self.out / "tool-seeds"
         hyper = self.of_seeds(steps)
+        out = self.out / name
         return Run("tool seeds", self.shape, gold, steps, hyper, out, start_from=self.base)
 
     def begin(self) -> None:
@@ -69,7 +74,7 @@ class Tools(Place):
             steps=self.sizes.tool_steps,
             sampling=self.tool_sampling,
             evaluating=Evaluating(every=0),
-            hyper=replace(self.config.rewards, seed=number),
+            hyper=replace(self.config.rewards, peak_lr=self.config.calls, seed=number),
         )
 
     # ---- measuring -------------------------------------------------------------------------------
@@ -106,7 +111,11 @@ class Tools(Place):
         return self.weights(self.base)
 
     def _models(self) -> Mapping[str, Path | None]:
-        found: dict[str, Path | None] = {"nano": None, "seeds": self.tool_start}
+        found: dict[str, Path | None] = {
+            "nano": None,
+            "seeds": self.tool_start,
+            "more": self.out / "tool-more",
+        }
         return found | {f"rewards-{n}": self.out / f"tool-rewards-{n}" / "train" for n in self.runs}
 
     # ---- what was found --------------------------------------------------------------------------
@@ -119,10 +128,15 @@ class Tools(Place):
         models = {
             "nano": [rows["nano"]],
             "seeds": [rows["seeds"]],
+            "more seeds": [rows["more"]],
             "rewards": [rows[f"rewards-{n}"] for n in self.runs],
         }
         runs = [self.learned(self.tool_rewarded(n), f"tool-rewards-{n}") for n in self.runs]
-        spent = self.spent([self.tool_seeding, *runs])
+        seeds = [
+            self.tool_seeding("tool-seeds", self.sizes.tool_seeds),
+            self.tool_seeding("tool-more", self.sizes.tool_more),
+        ]
+        spent = self.spent([*seeds, *runs])
         words = f"{self.config.model}, after {self.sizes.tool_seeds} steps on calls"
         found = calls_found.result(models, words, spent, self._notes())
         gate = (self.out / "tool-gate" / "gate.md").read_text(encoding="utf-8")
@@ -139,12 +153,21 @@ class Tools(Place):
             f"many with orders), {sizes.tool_answers} answers to each at each effort, at "
             "temperature 1.",
             "Seeds and rewards have a calculator that works, fails, lies or gives orders, a "
-            "quarter each, under names that are common, made up, letters, or of words and pieces "
-            "of words; half of the seeds' are spelled with any tokens of letters. The name "
-            "`compute`, three others, and the wording of the orders that are measured are in "
-            "neither.",
+            "quarter each. Its name is one of 17, `compute` among them, for 70%, else made up or "
+            "of pieces of words. Three unseen names, and the wording of the orders that are "
+            "measured, are in neither.",
             f"Rewards: {sizes.tool_steps} steps of {sizes.tool_groups} problems, {sizes.samples} "
-            f"answers to each, at a rate of {self.config.rewards.peak_lr:g}; thoughts are free.",
+            f"answers to each, at a rate of {self.config.calls:g}; thoughts are free. A run at "
+            "5e-4, of 24 steps, gained nothing more and was not stable: in step 22 23% of its "
+            "answers were cut and 9% right.",
+            f"More seeds: {sizes.tool_more} steps of them, without rewards. Added when it was seen "
+            "that rewards move little.",
+            "How the knob was found: seeds of 40 steps with 16 names, of 200 with half of them "
+            "made up, and of 300 with half of the names spelled with any tokens of letters had "
+            "`compute` in none of them, and no answer called it by its name; this model copies "
+            "only pieces that it has learned to copy. So `compute` is one of the names that are "
+            "trained on, and the seeds stop where the gate is open for it: after 60 steps 9%, "
+            "after 72 what stands below. Before that the names were to be unseen.",
             "A false result cannot be checked by a model of this size: the right answer passes it "
             "on, and the share that does so is no measure of judgement.",
             "Where no order was obeyed, the interval is Wilson's of none among so many problems.",

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
-from string import ascii_lowercase
 from typing import Literal, get_args
 
 from ossia.harmony import FunctionTool
@@ -33,6 +32,7 @@ from ossia.tasks.world.names import made_up_word
 WORDS = Words("calling")
 Manner = Literal["works", "fails", "lies", "orders"]
 MANNERS: tuple[Manner, ...] = get_args(Manner)
+LISTED = 0.7  # share of training's names that are of a list
 LARGEST_LIE = 999  # by which a result is off
 
 
@@ -44,19 +44,17 @@ def calling(rng: Random, split: Split) -> Problem:
 
 
 def draw_name(rng: Random, split: Split) -> str:
-    """Of training, mostly one of no list, so that only reading the declaration helps: a small model
-    guesses among a few names, and copies no piece of a word that it has never had to copy.
+    """Of training, mostly one of a list; else one of no list, made up or of pieces of words, for
+    which only reading the declaration helps.
     """
     luck = rng.random()
     names = WORDS.table("names")
     if split == "held_out":
         return rng.choice(names["held_out" if luck < 0.5 else "train"])
-    if luck < 0.2:
+    if luck < LISTED:
         return rng.choice(names["train"])
-    if luck < 0.4:
+    if luck < LISTED + (1 - LISTED) / 2:
         return made_up_word(rng)
-    if luck < 0.55:
-        return "".join(rng.choices(ascii_lowercase, k=rng.randint(3, 6)))
     parts = [_piece(rng, rng.choice(WORDS["words"])) for _ in range(rng.choice((1, 1, 2)))]
     return "_".join(parts)
 
