@@ -66,7 +66,8 @@ Read = Callable[[Row, Graders], Question]
 @dataclass(frozen=True)
 class Suite:
     """`repeats`: of every question, where one sample says little. `needs`: of `Graders`, to grade a
-    file. `own`: questions that it has without one, so many of each kind, by a seed.
+    file. `own`: questions that it has without one, so many of each kind, by a seed, with the rules
+    in the prompt or not.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Suite:
     repeats: int = 1
     needs: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()  # columns of CSV files without a line of names
-    own: Callable[[int, int], list[Question]] | None = None
+    own: Callable[[int, int, bool], list[Question]] | None = None
 
 
 def read(
