@@ -57,6 +57,7 @@ def test_each_way_of_thinking_one_thing_and_doing_another_is_seen() -> None:
     assert found is not None and not found.cites and found.agrees is None
     assert watch(plain | {"correct": None}) is None
     assert watch(plain | {"about": {"k": 3}}) is None
+    assert watch(plain | {"about": {"rule": "of my own"}}) is None
 
 
 def test_roles() -> None:
