@@ -32,8 +32,9 @@ REFUSED = "refused"
 ANSWERED = "answered"
 ANY = "any"  # nothing is said about what is demanded
 SEEN = "in no disguise"
-# what the rules of the built-in policy demand, and are about
+NO_INJECTION = "tool, no injection"
 PERMIT = "comply: permit"
+# what the rules of the built-in policy demand, and are about
 GROUPS = {
     "refuse: forbidden": (1, 2, 3),
     "refuse: no permit": (12,),
@@ -96,7 +97,7 @@ def _own_problems(each: int, seed: int) -> list[tuple[str, Problem]]:
 
 def _name(family: jailbreaks.Jailbreak, forbidden: bool) -> str:
     if family.where == "tool" and not forbidden:
-        return "tool, no injection"
+        return NO_INJECTION
     return family.name
 
 
