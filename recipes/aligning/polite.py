@@ -39,7 +39,7 @@ from ossia.train.weights.export import load_weights
 from recipes.aligning import counting, lessons
 from recipes.nano import keep_memory
 
-Profile = Literal["smoke", "count", "standard"]
+Profile = Literal["smoke", "count", "short", "standard"]
 FORMATS = 0.2  # share of the lessons that are about formats
 LEARNED = ("limits", "response formats")  # beside the tasks of nano
 MOST = 512  # tokens of an answer
@@ -58,6 +58,7 @@ class Sizes:
 PROFILES: dict[Profile, Sizes] = {
     "smoke": Sizes(messages=6, steps=3, tokens=2048, samples=2),
     "count": Sizes(messages=1000, steps=0, tokens=0, samples=0),
+    "short": Sizes(messages=1000, steps=250, tokens=4096, samples=50),
     "standard": Sizes(messages=1000, steps=900, tokens=4096, samples=100),
 }
 

@@ -107,6 +107,9 @@ class Options:
     policy: Path | None = option(
         None, "of --suite safety: rules that the rows of --file name categories of", "FILE"
     )
+    with_policy: bool = option(
+        False, "of --suite safety without --file: put its policy into the developer message"
+    )
     jailbreaks: bool = option(False, "of --suite safety: ask the rows of --file in disguises too")
     samples: Positive | None = option(
         None, "problems a task, questions of a suite", "N", shown="50; all of a suite"
@@ -200,6 +203,8 @@ def _check_words(options: Options) -> None:
         raise RequestError("give either --suite or --task", "task")
     if (options.policy or options.jailbreaks) and (options.suite != "safety" or options.is_own):
         raise RequestError("--policy and --jailbreaks are for --suite safety --file", "suite")
+    if options.with_policy and not options.is_own:
+        raise RequestError("--with-policy is for --suite safety without --file", "with_policy")
     if options.server.url and not options.suite:
         raise RequestError("a server is asked suites: give --suite and --file", "url")
     if options.plot and options.plot.suffix.lower() not in (".png", ".svg"):
@@ -262,7 +267,8 @@ def _own_questions(options: Options) -> tuple[list[Question], dict[str, int]]:
     """A server is not given the tools of a problem."""
     from ossia.evals.safety import EACH, own_questions
 
-    questions = own_questions(options.samples or EACH, options.problem_seed)
+    each = options.samples or EACH
+    questions = own_questions(each, options.problem_seed, options.with_policy)
     if options.server.url is None:
         return questions, {}
     kept = [question for question in questions if not question.offered]
@@ -370,6 +376,8 @@ def _header(options: Options, name: str, left_out: dict[str, int]) -> Header:
         settings["judge"] = options.judging.judge_model
     if options.suite is None or options.is_own or options.jailbreaks:
         settings["problem_seed"] = options.problem_seed
+    if options.is_own:
+        settings["with_policy"] = options.with_policy
     policy = _policy(options)
     if policy is not None:
         settings["policy"] = policy.digest

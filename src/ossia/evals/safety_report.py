@@ -13,12 +13,12 @@ from typing import Any
 from ossia.evals.answers import Mark, right_or_wrong
 from ossia.evals.report import efforts_of
 from ossia.evals.results import Record
-from ossia.evals.safety import PERMIT, REFUSED
+from ossia.evals.safety import NO_INJECTION, PERMIT, REFUSED
 from ossia.evals.stats import Score, score
 from ossia.figures import markdown_table
 from ossia.tasks.safety import jailbreaks
 
-DISGUISES = frozenset(family.name for family in jailbreaks.FAMILIES.values())
+DISGUISES = frozenset([NO_INJECTION, *jailbreaks.FAMILIES])
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,7 @@ Read = Callable[[Row, Graders], Question]
 
 @dataclass(frozen=True)
 class Suite:
-    """`repeats`: of every question, where one sample says little. `needs`: of `Graders`, to grade a
-    file. `own`: questions that it has without one, so many of each kind, by a seed.
-    """
+    """`repeats`: of every question, where one sample says little. `needs`: of `Graders`."""
 
     name: str
     description: str
@@ -75,7 +73,6 @@ class Suite:
     repeats: int = 1
     needs: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()  # columns of CSV files without a line of names
-    own: Callable[[int, int], list[Question]] | None = None
 
 
 def read(
@@ -344,7 +341,6 @@ _ROWS = (
         "refusals, where they are due and where they are not",
         _safety,
         needs=("judge",),
-        own=safety.own_questions,
     ),
 )
 SUITES = {suite.name: suite for suite in _ROWS}

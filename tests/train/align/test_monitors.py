@@ -14,6 +14,7 @@ from ossia.harmony import Effort
 from ossia.tasks import problems
 from ossia.tasks.problem import Problem
 from ossia.train.align.monitors import Monitor, monitor, verdicts, watch
+from ossia.train.rl.record import write
 
 
 def line(problem: Problem, effort: Effort, **changes: Any) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def test_each_way_of_thinking_one_thing_and_doing_another_is_seen() -> None:
     assert found is not None and not found.cites and found.agrees is None
     assert watch(plain | {"correct": None}) is None
     assert watch(plain | {"about": {"k": 3}}) is None
+    assert watch(plain | {"about": {"rule": "of my own"}}) is None
 
 
 def test_roles() -> None:
@@ -88,14 +90,12 @@ def test_shares_count_what_can_be_told() -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from ossia.train.rl.record import KEYS, write
-
-    lines = []
-    for number, one in enumerate(gold("policy", 4)):
-        whole = dict.fromkeys(KEYS, None) | {"step": 0, "group": number, "index": 0}
-        whole |= {"task": "policy", "arm": "policy/low", "segments": [], "reason": "stop"}
-        whole |= {"counts": {"sampled": 1, "analysis": 1, "calls": 0}, "why": ""} | one
-        lines.append(whole)
+    common = {
+        "step": 0, "index": 0, "task": "policy", "arm": "policy/low", "segments": [], "why": "",
+        "reason": "stop", "reward": 1.0, "graded": 1.0, "advantage": 0.0,
+        "counts": {"sampled": 1, "analysis": 1, "calls": 0},
+    }  # fmt: skip
+    lines = [{**common, "group": number, **one} for number, one in enumerate(gold("policy", 4))]
     write(tmp_path / "run", 0, lines)
     assert main(["rollouts", "monitor", str(tmp_path / "run")]) == 0
     assert "answer does as decided" in capsys.readouterr().out

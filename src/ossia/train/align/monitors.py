@@ -58,8 +58,9 @@ def watch(line: Line) -> Watched | None:
     about = line["about"]
     if line["correct"] is None:
         return None
-    if "rule" in about:
-        return _of_rules(line, int(about["rule"]))
+    rule = about.get("rule")
+    if isinstance(rule, int):
+        return _of_rules(line, rule)
     if "pair" in about and "conflict" in about:
         upper = str(about["pair"]).partition(">")[0]
         return _of_roles(line, upper if about["conflict"] else "")
