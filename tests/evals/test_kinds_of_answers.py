@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from ossia.evals.answers import grade_choice, grade_number
+from ossia.evals.answers import grade_choice, grade_number, grade_words
 
 NEVER_25 = {
     "two answers": (
@@ -106,6 +106,25 @@ NEVER_B = {
         "Ответ: B или C",
     ),
 }
+OTHER_SIGNS = (
+    ("[0, 1)", ("[0, 1]", "(0, 1)", "(0,1]", "0 1")),
+    ("n!", ("n", "n?")),
+    ("A \\cup B", ("A \\cap B", "A B", "AB")),
+    ("|x|", ("x", "-x")),
+    ("12", ("1 2", "1, 2")),
+    ("f'(x)", ("f(x)", "f''(x)")),
+    ("Paris", ("Paris?", "Paris or London", "not Paris", "~~Paris~~ London", "Paris, Texas")),
+    ("no one", ("noone else", "one")),
+    ("1:05", ("105", "1")),
+)
+SAME_SIGNS = (
+    ("[0, 1)", ("[0,1)", "$[0, 1)$")),
+    ("x^2 + 1", ("x^{2}+1", "x²+1")),
+    ("O(n log n)", ("$O(n \\log n)$",)),
+    ("H2O", ("$H_2O$", "H₂O", "h2o")),
+    ("10^6", ("one million", "1,000,000", "1 million")),
+    ("Paris", ("paris.", "**Paris**", '"Paris"')),
+)
 SAYS_B = (
     "Answer: 'B'",
     "✅ B",
@@ -159,6 +178,19 @@ def test_letters_that_are_there() -> None:
 def test_numbers_that_are_there() -> None:
     missed = [text for text, gold in NUMBERS if grade_number(text, gold).kind != "right"]
     assert missed == []
+
+
+@pytest.mark.parametrize(("gold", "others"), OTHER_SIGNS)
+def test_signs_count(gold: str, others: tuple[str, ...]) -> None:
+    assert grade_words(f"Answer: {gold}", gold).kind == "right"
+    credited = [text for text in others if grade_words(f"Answer: {text}", gold).score]
+    assert credited == []
+
+
+@pytest.mark.parametrize(("gold", "others"), SAME_SIGNS)
+def test_signs_are_written_in_several_ways(gold: str, others: tuple[str, ...]) -> None:
+    for text in others:
+        assert grade_words(f"The answer is {text}", gold).kind == "right", text
 
 
 def test_percent_of_a_share() -> None:

@@ -35,7 +35,7 @@ _WORDS = re.compile(r"[A-Za-z]+")
 _FUNCTIONS = words_of("gcd lcm mod floor ceil sqrt log ln max min sin cos tan")
 _MATHS = re.compile(r"[\s\w.,+\-*/^()|\[\]°%π√!&:;\\'±…<>≤≥" + MIXED + THIN + "]*")
 # Words that multiply the number before them.
-_SIZES = {
+SIZES = {
     "dozen": 12,
     "hundred": 100,
     "thousand": 1000,
@@ -201,7 +201,7 @@ def _sized(
     word = _WORDS.match(text, start)
     if word is not None and word[0].lower() in ("percent", "percents"):
         return _percent(value), word.end()
-    size = _SIZES.get(word[0].lower()) if word else None
+    size = SIZES.get(word[0].lower()) if word else None
     if word is None or size is None:
         return value, at
     return value * size, word.end()
