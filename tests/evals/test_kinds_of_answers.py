@@ -38,6 +38,9 @@ NEVER_25 = {
         "Answer: <del>25</del> 24",
         "Answer: $\\cancel{25}$ 24",
         "I doubt that it is 25.",
+        "25 does not work.",
+        "Suppose x = 25. Then it fails.",
+        "There are many; 25 is one of them.",
     ),
     "a part of something else": (
         "the answer is 25 more than 7",
@@ -48,6 +51,8 @@ NEVER_25 = {
         "Answer: 25'6\"",
         "Answer: 25 by 8",
         "Answer: 25 remainder 1",
+        "Answer: 25 fewer than needed",
+        "Answer: 25 | 26",
         "Answer: 25 and a half",
         "Answer: $25!$",
         "Answer: |-25| - 1",
@@ -65,6 +70,8 @@ NEVER_B = {
     "two answers": (
         "\\boxed{A} or \\boxed{B}",
         "B, maybe C",
+        "Answer: B C",
+        "If it rains, B",
         "B... or C",
         "B, but C is also correct.",
         "If x then B, else C.",
@@ -78,6 +85,9 @@ NEVER_B = {
         "I doubt that it is B.",
         "Answer: ~~B~~",
         "<s>B</s>",
+        "B ❌",
+        "B isn't it",
+        "B is partly true",
     ),
     "in other languages": (
         "答案不是B, 而是C",
@@ -128,6 +138,9 @@ SAME_SIGNS = (
 SAYS_B = (
     "Answer: 'B'",
     "✅ B",
+    "A ✗, B ✓, C ✗, D ✗",
+    "La opción correcta es B.",
+    "故选: B",
     "👉 B",
     "正确选项是B",
     "Ответ: B",

@@ -27,7 +27,8 @@ _FILLER = re.compile(
 )
 _BEFORE_VALUE = re.compile(
     r"\b(?:is|are|be|was|equals?|equal to|gives?|get|gets|obtain|obtains|yields?|makes|have|has|"
-    r"total of|amounts to|comes to|out to|there are|sum to|sums to|add up to)\b|[:=≈]|=>",
+    r"total of|amounts to|comes to|out to|there are|sum to|sums to|add up to|giving|yielding|"
+    r"total to|(?:simplif|evaluat|reduc)\w+ to|comes out as|remainder of)\b|[:=≈]|=>",
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"\s*\(?(?:step|case|part|page|line|problem|question|equation|section)\b", re.I)

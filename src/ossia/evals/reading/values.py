@@ -75,8 +75,8 @@ _TRIPLES = words_of(
 )
 # After a number and its blanks: more of the same quantity, a comparison, or a bound.
 _GOES_ON = re.compile(
-    r"(?:(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than|(?:per\s*cent\s+)?of|by|"
-    r"remainder|rem|r)\s+-?\d"
+    r"(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than\b|times\s+as\b"
+    r"|(?:(?:per\s*cent\s+)?of|by|remainder|rem|r)\s+-?\d"
     r"|(?:hours?|hrs?|h|minutes?|mins?|days?|weeks?|feet|foot|ft|pounds?|lbs?|yards?|yd|miles?|"
     r"degrees?|dollars?|euros?)\s*(?:,|and)?\s*\d"
     r"|and\s+(?:a|one)\s+(?:half|third|quarter)\b"
@@ -86,7 +86,7 @@ _GOES_ON = re.compile(
     re.IGNORECASE,
 )
 _AGAIN = re.compile(r"\s*\(\s*([-+]?\d{1,40}(?:\.\d{1,40})?)\s*\)")
-_LIST = re.compile(r"[,;]\s*[-+(√]?\d")
+_LIST = re.compile(r"(?:[,;]|\s*\||\s+:)\s*[-+(√]?\d")
 _PROOF_ENDS = "∎"
 _PRODUCT = re.compile(r"\(\s*(?:\\(?!pmod)|[A-Za-z]\s*[-+*/^])")
 _ENDS = ".,;:!?)]}|\"'°%‰€£¥…"
