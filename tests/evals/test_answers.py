@@ -551,7 +551,6 @@ NO_CHOICE = (
     "The answer is (A) or (B)",
     "The compound A reacts with B to give C.",
     "Answer: Not A",
-    "A ✗, B ✓, C ✗, D ✗",
     "Answer: A and C",
     "Answer: A, C",
     "A or D?",

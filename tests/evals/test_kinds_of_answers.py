@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from ossia.evals.answers import grade_choice, grade_number
+from ossia.evals.answers import grade_choice, grade_number, grade_words
 
 NEVER_25 = {
     "two answers": (
@@ -38,6 +38,9 @@ NEVER_25 = {
         "Answer: <del>25</del> 24",
         "Answer: $\\cancel{25}$ 24",
         "I doubt that it is 25.",
+        "25 does not work.",
+        "Suppose x = 25. Then it fails.",
+        "There are many; 25 is one of them.",
     ),
     "a part of something else": (
         "the answer is 25 more than 7",
@@ -48,6 +51,8 @@ NEVER_25 = {
         "Answer: 25'6\"",
         "Answer: 25 by 8",
         "Answer: 25 remainder 1",
+        "Answer: 25 fewer than needed",
+        "Answer: 25 | 26",
         "Answer: 25 and a half",
         "Answer: $25!$",
         "Answer: |-25| - 1",
@@ -65,6 +70,8 @@ NEVER_B = {
     "two answers": (
         "\\boxed{A} or \\boxed{B}",
         "B, maybe C",
+        "Answer: B C",
+        "If it rains, B",
         "B... or C",
         "B, but C is also correct.",
         "If x then B, else C.",
@@ -78,6 +85,9 @@ NEVER_B = {
         "I doubt that it is B.",
         "Answer: ~~B~~",
         "<s>B</s>",
+        "B ❌",
+        "B isn't it",
+        "B is partly true",
     ),
     "in other languages": (
         "答案不是B, 而是C",
@@ -106,9 +116,31 @@ NEVER_B = {
         "Ответ: B или C",
     ),
 }
+OTHER_SIGNS = (
+    ("[0, 1)", ("[0, 1]", "(0, 1)", "(0,1]", "0 1")),
+    ("n!", ("n", "n?")),
+    ("A \\cup B", ("A \\cap B", "A B", "AB")),
+    ("|x|", ("x", "-x")),
+    ("12", ("1 2", "1, 2")),
+    ("f'(x)", ("f(x)", "f''(x)")),
+    ("Paris", ("Paris?", "Paris or London", "not Paris", "~~Paris~~ London", "Paris, Texas")),
+    ("no one", ("noone else", "one")),
+    ("1:05", ("105", "1")),
+)
+SAME_SIGNS = (
+    ("[0, 1)", ("[0,1)", "$[0, 1)$")),
+    ("x^2 + 1", ("x^{2}+1", "x²+1")),
+    ("O(n log n)", ("$O(n \\log n)$",)),
+    ("H2O", ("$H_2O$", "H₂O", "h2o")),
+    ("10^6", ("one million", "1,000,000", "1 million")),
+    ("Paris", ("paris.", "**Paris**", '"Paris"')),
+)
 SAYS_B = (
     "Answer: 'B'",
     "✅ B",
+    "A ✗, B ✓, C ✗, D ✗",
+    "La opción correcta es B.",
+    "故选: B",
     "👉 B",
     "正确选项是B",
     "Ответ: B",
@@ -159,6 +191,19 @@ def test_letters_that_are_there() -> None:
 def test_numbers_that_are_there() -> None:
     missed = [text for text, gold in NUMBERS if grade_number(text, gold).kind != "right"]
     assert missed == []
+
+
+@pytest.mark.parametrize(("gold", "others"), OTHER_SIGNS)
+def test_signs_count(gold: str, others: tuple[str, ...]) -> None:
+    assert grade_words(f"Answer: {gold}", gold).kind == "right"
+    credited = [text for text in others if grade_words(f"Answer: {text}", gold).score]
+    assert credited == []
+
+
+@pytest.mark.parametrize(("gold", "others"), SAME_SIGNS)
+def test_signs_are_written_in_several_ways(gold: str, others: tuple[str, ...]) -> None:
+    for text in others:
+        assert grade_words(f"The answer is {text}", gold).kind == "right", text
 
 
 def test_percent_of_a_share() -> None:

@@ -72,6 +72,11 @@ def test_the_cards_numbers() -> None:
         assert set(models) == set(card.MODELS)
 
 
+def test_an_answer_costs_no_more_than_it_may_have() -> None:
+    text = costs("aime", "nano", list(trials([question(1)], [Effort.HIGH], 1, 0)), [], 75.0, 60)
+    assert "60 (as many as fit)" in text
+
+
 def test_costs() -> None:
     """30 questions at low effort, of 1,100 tokens each, at 75 a second: seven minutes."""
     asked = list(trials([question(n) for n in range(30)], [Effort.LOW], 1, 0))

@@ -398,7 +398,23 @@ def _say_costs(options: Options, trials: Sequence[Trial]) -> None:
     path = _out(options) if options.suite else options.out
     if path is not None and path.exists():
         records = read_results(path)[1]
-    print(costs(options.suite or "tasks", options.model, trials, records, options.speed))
+    suite = options.suite or "tasks"
+    print(costs(suite, options.model, trials, records, options.speed, _most_tokens(options)))
+
+
+def _most_tokens(options: Options) -> int | None:
+    """That an answer may have; None if that is not known without a download."""
+    from ossia.checkpoint import open_checkpoint
+    from ossia.hub import find
+
+    most = options.sampling.max_tokens
+    if options.suite is None and most is None:
+        most = TASK_TOKENS
+    is_here = options.model == "nano" or Path(options.model, "config.json").is_file()
+    if options.server.url is None and is_here:
+        context = open_checkpoint(find(options.model)).config.max_context_length
+        most = context if most is None else min(most, context)
+    return most
 
 
 COMMAND = Command(Options, run, EPILOG)

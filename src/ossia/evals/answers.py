@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ossia.evals.reading.clauses import Said, Why
-from ossia.evals.reading.letters import OUTSIDE, plain_words, read_choice
+from ossia.evals.reading.letters import OUTSIDE, read_choice
 from ossia.evals.reading.numerals import read_number
 from ossia.evals.reading.plain import BOX, BOX_END, marked, without_marks
 from ossia.evals.reading.values import Number, equal, parts_of, shown
@@ -29,8 +29,15 @@ REASONS: dict[Why, str] = {
     "broken": "its last box was not closed",
 }
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_STATED = re.compile(r"\b(?:exact |final )?answer\b[*\s\"]*[:=][ \t]*", re.IGNORECASE)
-_ENDS = " \t.\"'`"
+_STATED = re.compile(
+    r"\b(?:exact |final )?answer\b(?:[*\s\"]*[:=]|[ \t]+is\b:?)[ \t]*", re.IGNORECASE
+)
+_ENDS = ' \t."`'
+_QUOTES = str.maketrans("", "", '"`')
+# Between two letters or two digits a blank says something.
+_BLANK = re.compile(r" (?=\W)|(?<=\W) |(?<=\d) (?=[^\W\d])|(?<=[^\W\d]) (?=\d)")
+_LONE_RAISED = re.compile(r"([_^])\((\w)\)")  # x^{2} and x^2
+_INDEX = re.compile(r"(?<=[a-z])_(\d)")  # H_2O and H2O
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def grade_words(text: str, gold: str) -> Mark:
     found = read_words(text)
     if found is None:
         return Mark("unparsed", why=REASONS["nothing"])
-    if plain_words(found) == plain_words(marked(gold)) or _bare(found) == _bare(marked(gold)):
+    if _bare(found) == _bare(marked(gold)):
         return right_or_wrong(True, found)
     parts = parts_of(found)
     if wanted and parts and wanted[1] and wanted[1] == parts[1]:  # a number with the same unit
@@ -113,8 +120,13 @@ def read_words(text: str) -> str | None:
 
 
 def _bare(text: str) -> str:
-    """Without blanks, for formulas."""
-    return "".join(without_marks(text).split()).strip(_ENDS).lower()
+    """To compare: without quotes, and without the blanks in which "(0, 1]" and "(0,1]" differ. All
+    other signs stay, since [0, 1) is not (0, 1], and n! is not n.
+    """
+    plain = without_marks(text).replace("\\", " ")
+    words = " ".join(plain.lower().split())
+    spelled = _BLANK.sub("", words).translate(_QUOTES).strip(_ENDS)
+    return _INDEX.sub(r"\1", _LONE_RAISED.sub(r"\1\2", spelled))
 
 
 def _unparsed(said: Said) -> Mark:

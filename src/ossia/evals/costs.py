@@ -15,10 +15,15 @@ CHARACTERS = 4  # of a token, in English
 
 
 def costs(
-    suite: str, model: str, trials: Sequence[Trial], records: Sequence[Record], speed: float
+    suite: str,
+    model: str,
+    trials: Sequence[Trial],
+    records: Sequence[Record],
+    speed: float,
+    most: int | None = None,
 ) -> str:
     """A table by effort. `records`: what has been answered, whose lengths are better than any
-    guess. `speed`: tokens a second of all answers together.
+    guess. `speed`: tokens a second of all answers together. `most`: tokens that an answer may have.
     """
     guesses = dict(zip(map(str, Effort), tokens_of(suite, model), strict=True))
     done = {record.key for record in records if record.kind != "failed"}
@@ -32,6 +37,9 @@ def costs(
         seen = mean_tokens([record for record in records if record.effort == effort])
         each = guesses[str(effort)] if seen is None else seen
         source = "guessed from the model card" if seen is None else "as answered so far"
+        if most is not None and each > most:
+            each = most
+            source = "as many as fit"
         tokens = each * len(missing)
         total += tokens
         rows.append(

@@ -49,6 +49,7 @@ _FORMS = {
     "\u3000": " ",
     "\ufeff": "",
 }
+_CROSSES = "\u2717\u2718\u2716\u274c\u274e\U0001f6ab"  # behind or before what is wrong
 _RAISED_SIGNS = "\u207a\u207b"
 _WIDE_COMMA = re.compile(r"(?<=\d)\uff0c(?=\d{3}(?!\d))")
 
@@ -105,6 +106,8 @@ def _folded(char: str) -> str:
         return plain
     if len(plain) == 3 and plain[0] == "(" and plain[2] == ")":  # ⒜
         return plain
+    if char in _CROSSES:
+        return " is wrong "
     if unicodedata.category(char) == "So" and char != "°":
         return " "  # a check mark, a hand that points
     return char

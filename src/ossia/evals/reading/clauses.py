@@ -29,7 +29,8 @@ NOTHING = Said()
 
 HEDGES = re.compile(
     r"\b(?:might|may|could|maybe|perhaps|possibly|probably|unsure|uncertain|not (?:sure|certain)|"
-    r"guess\w*|torn|either|unclear|undecided|between|toss-up)\b",
+    r"guess\w*|torn|either|unclear|undecided|between|toss-up|depends|for (?:example|instance)|"
+    r"such as|one of (?:them|many|several))\b",
     re.IGNORECASE,
 )
 DENIES = re.compile(
@@ -56,7 +57,7 @@ _BY_CASES = re.compile(
 )
 _ALSO = re.compile(r"\b(?:also|too|as\s+well|equally)\b", re.IGNORECASE)
 
-Role = Literal["", "concludes", "explains", "aside", "denies", "alternative"]
+Role = Literal["", "concludes", "explains", "aside", "denies", "refuses", "alternative"]
 _WORDS: dict[Role, tuple[str, ...]] = {
     "concludes": (
         *("so", "therefore", "thus", "hence", "leaving", "leaves", "but", "actually", "then"),
@@ -67,9 +68,10 @@ _WORDS: dict[Role, tuple[str, ...]] = {
     ),
     "denies": (
         *("not", "rather than", "instead of", "neither", "nor", "except", "excluding", "over"),
-        *("isn't", "aren't", "wasn't", "doesn't"),
         *("anything but", "anyone but", "everything but", "all but", "any but"),
     ),
+    # these deny what stands before them: "C isn't it"
+    "refuses": ("isn't", "aren't", "wasn't", "doesn't", "didn't", "does not", "is not", "did not"),
     "alternative": ("or", "alternatively"),
 }
 _ROLES: dict[str, Role] = {word: role for role, words in _WORDS.items() for word in words}
@@ -89,10 +91,12 @@ def decide(text: str, find: Find) -> Said:
     why: Why = "nothing"
     wonders = False  # whether a clause without an answer was in doubt
     explains = False
+    just_said = False  # whether the clause before had an answer
     for role, clause in clauses(text):
         if role in ("explains", "aside"):
             wonders |= value is None and "guess" in clause.lower()
             explains |= role == "explains"
+            just_said = False
             continue
         explains = explains and role != "concludes"
         if explains and value is not None:
@@ -102,10 +106,12 @@ def decide(text: str, find: Find) -> Said:
         if (is_more or role == "alternative") and (other := _OR_ELSE.match(clause)):
             clause = clause[other.end() :]
         found = list(dict.fromkeys(find(clause, is_more)))
-        if role == "denies" or DENIES.search(clause):
-            if found == [] and _takes_back(clause, role):
+        if role in ("denies", "refuses") or DENIES.search(clause):
+            if found == [] and (_takes_back(clause, role) or (role == "refuses" and just_said)):
                 value, why = None, "nothing"
+            just_said = False
             continue
+        just_said = bool(found)
         if not found:
             wonders |= _GUESSES.search(clause) is not None
             if role == "alternative" and _OR_MORE.match(clause):
@@ -133,7 +139,7 @@ def _takes_back(clause: str, role: Role) -> bool:
     """Whether what was said just before is denied: "A is wrong" is one clause, "A, which is wrong"
     two.
     """
-    return role == "denies" and clause.strip(" .").lower() in (
+    return role in ("denies", "refuses") and clause.strip(" .").lower() in (
         "correct",
         "right",
         "the answer",

@@ -16,6 +16,12 @@ _AFTER = r"\s+(?=[(\[\"'*]{0,3}(?:[A-Z](?![\w'])|[-\d\\√]|opci|opt|opz|opç))"
 
 # Whole words, which no English sentence has.
 _WORDS: dict[str, str] = {
+    " is wrong ": (
+        "ist falsch|es falso|es falsa|est faux|est fausse|est incorrecte?|es incorrect[ao]|è "
+        "sbagliat[ao]|è errat[ao]|è fals[ao]|está errad[ao]|é fals[ao]|é incorret[ao]|salah|"
+        "неверен|неверна|неверно|неправильно|неправильный|गलत है|गलत|ভুল|خطأ|خاطئة|"
+        "si sahihi|sio sahihi"
+    ),
     " not ": (
         "nicht|kein|keine|bukan|bukanlah|tidak|siyo|sio|не|niet|nie|inte|değil|không phải|ليس|ليست|"
         "لا|ليس هو"
@@ -27,11 +33,6 @@ _WORDS: dict[str, str] = {
     " or ": "oder|ou|atau|или|eller|ya da|veya|lub|albo|hoặc|أو|या|অথবা|বা|tàbí|tabi",
     " and ": "und|এবং|और",
     " but ": "sondern|aber|sino|pero|bensì|mais plutôt|mais|mas sim|melainkan|bali",
-    " is wrong ": (
-        "ist falsch|es falso|es falsa|est faux|est fausse|est incorrecte?|es incorrect[ao]|è "
-        "sbagliat[ao]|è errat[ao]|è fals[ao]|está errad[ao]|é fals[ao]|é incorret[ao]|salah|"
-        "неверен|неверна|неверно|неправильно|неправильный|गलत है|गलत|ভুল|خطأ|خاطئة|si sahihi"
-    ),
     " is not right ": "नहीं है|नहीं|नही|নয়|নয়|না",
     " is ": "هي|هو|lautet|ist|является",
     " maybe ": (

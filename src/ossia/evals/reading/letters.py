@@ -19,7 +19,10 @@ from ossia.evals.reading.statements import commitment
 OUTSIDE = "?"  # a letter that is none of the choices
 _LATIN = r"A-Za-z0-9_À-ɏ"  # beside which a letter is a part of a word
 _LETTER = re.compile(rf"(?<![{_LATIN}\\'=+/.-])([(\[]?)([A-Za-z])([)\]]?)(?![{_LATIN}'=+^(\\])")
-_JOINED = re.compile(r"\s*(?:,\s*)?(?:and|&|/|\+|und|et|y|e|,)\s*[(\[]?([A-Za-z])[)\]]?(?![\w'])")
+_JOINED = re.compile(
+    r"(?:\s*(?:,\s*)?(?:and|&|/|\+|und|et|y|e|,)\s*|\s+(?=[A-Z](?:\s+[A-Z]){0,6}\W{0,8}$))"
+    r"[(\[]?([A-Za-z])[)\]]?(?![\w'])"
+)
 # What may stand between a cue and its letter.
 _FILLER = re.compile(
     r"(?:[\s\"'*_:=.,~#>|]+|\b(?:option|choice|letter|statement|alternative|answer|the|is|it's|it|"
@@ -42,7 +45,7 @@ _GOES_ON = re.compile(
     r"from|the|it|this|that|they|we|there|so|then|match\w*|fits?|remains|works|from|among|of)\b"
 )
 _IS_RIGHT = re.compile(
-    r"\s*(?:is|=)\s+(?:\w+ly\s+|also\s+)?(?:most\s+likely\s+)?(?:the\s+|our\s+|my\s+)?"
+    r"\s*(?:is|=)\s+(?:(?!part|near|hard|rare|bare)\w+ly\s+|also\s+)?(?:most\s+likely\s+)?(?:the\s+|our\s+|my\s+)?"
     r"(?:only\s+|single\s+|final\s+)?(?:correct|right|best|true|answer)\b|\s+(?:remains|works|"
     r"fits|holds)\b|\s+is\s+the\s+only\s+one\b|"
     r"\s*[が是]?(?:正解|正确)",

@@ -12,7 +12,7 @@ from ossia.evals.reading.clauses import Said, decide
 from ossia.evals.reading.languages import in_english
 from ossia.evals.reading.plain import marked
 from ossia.evals.reading.statements import commitment
-from ossia.evals.reading.values import Number, Read, read_chain, shown, value_of
+from ossia.evals.reading.values import SIZES, Number, Read, read_chain, shown, value_of
 
 OTHER = Fraction(-1, 7)  # stands for a second number that was named in the same breath
 _FILLER = re.compile(
@@ -27,7 +27,8 @@ _FILLER = re.compile(
 )
 _BEFORE_VALUE = re.compile(
     r"\b(?:is|are|be|was|equals?|equal to|gives?|get|gets|obtain|obtains|yields?|makes|have|has|"
-    r"total of|amounts to|comes to|out to|there are|sum to|sums to|add up to)\b|[:=≈]|=>",
+    r"total of|amounts to|comes to|out to|there are|sum to|sums to|add up to|giving|yielding|"
+    r"total to|(?:simplif|evaluat|reduc)\w+ to|comes out as|remainder of)\b|[:=≈]|=>",
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"\s*\(?(?:step|case|part|page|line|problem|question|equation|section)\b", re.I)
@@ -163,7 +164,7 @@ def _past_filler(text: str) -> int:
 
 
 def _read_words(text: str) -> Read | None:
-    """ "twenty-five", "one hundred and four": up to a million."""
+    """ "twenty-five", "one hundred and four", "two million"."""
     found = _SPELLED.match(text)
     if found is None:
         return None
@@ -176,8 +177,8 @@ def _read_words(text: str) -> Read | None:
             part = (part or 0) + _WORD_VALUES[name]
         elif name == "hundred" and part is not None:
             part *= 100
-        elif name == "thousand" and part is not None:
-            total += part * 1000
+        elif name in SIZES and part is not None:
+            total += part * SIZES[name]
             part = 0
         elif name == "and" and part is not None:
             continue

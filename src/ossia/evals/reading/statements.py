@@ -68,8 +68,9 @@ _CUE_WORDS = (
     r"(?:\b|_)(?:answers?|ans|antwort|lösung|respuesta|réponse|reponse|resposta|risposta|"
     r"jawaban(?:nya)?|"
     r"jibu|ìdáhùn|idahun|ответ|antwoord|svar|cevap|yan\u0131t|odpowiedź|vastaus|απάντηση|"
-    r"đáp\s+án)\b|"
-    r"答案|答え|回答|正解|正确选项|正確選項|选择|答|정답|답변|답|الإجابة|الاجابة|الجواب|उत्तर|উত্তর"
+    r"đáp\s+án|"
+    r"(?:opci[oó]n|alternativa|opção|opzione)\s+(?:correcta|correta|corretta)|richtige\s+option)\b|"
+    r"答案|答え|回答|正解|正确选项|正確選項|选择|故选|应选|答|정답|답변|답|الإجابة|الاجابة|الجواب|उत्तर|উত্তর"
 )
 _CUE = re.compile(_CUE_WORDS, re.IGNORECASE)
 _NO_CUE = re.compile(r"\s*(?:choices?|options?|keys?|sheets?|format|form)\b", re.IGNORECASE)
@@ -91,6 +92,11 @@ _HEARSAY = re.compile(
 _OFFERS = re.compile(
     r"\W*(?:the\s+|my\s+|possible\s+|answer\s+|four\s+)*(?:choices|options|alternatives|"
     r"possibilities|candidates|answers)\s*(?:are|were|include|:)",
+    re.IGNORECASE,
+)
+# "Suppose x = 73", "If it rains, C"
+_SUPPOSES = re.compile(
+    r"\W*(?:suppose|supposing|assume|assuming)\b|\W*if\b[^,]{1,200},\s*\W?\w{1,9}\W*$",
     re.IGNORECASE,
 )
 _CONNECTOR = re.compile(r"(?:\(s\))?[\s\"')\]]*(?::|=>|=|≈|[-–—](?=\s)|是|为|は|는|은)[\s\"']*")
@@ -310,7 +316,7 @@ def _lone(plain: Sequence[str], reader: Reader) -> Said:
     gave_up = max((n for n, one in enumerate(solid) if _GAVE_UP.search(one)), default=-1)
     for place in speaking:
         sentence = solid[place]
-        if _HEARSAY.match(sentence) or _OFFERS.match(sentence):
+        if any(one.match(sentence) for one in (_HEARSAY, _OFFERS, _SUPPOSES)):
             continue
         is_last = place == speaking[-1]
         if place == gave_up or not reader.is_lone(sentence, is_last):

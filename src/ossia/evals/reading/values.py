@@ -35,7 +35,7 @@ _WORDS = re.compile(r"[A-Za-z]+")
 _FUNCTIONS = words_of("gcd lcm mod floor ceil sqrt log ln max min sin cos tan")
 _MATHS = re.compile(r"[\s\w.,+\-*/^()|\[\]°%π√!&:;\\'±…<>≤≥" + MIXED + THIN + "]*")
 # Words that multiply the number before them.
-_SIZES = {
+SIZES = {
     "dozen": 12,
     "hundred": 100,
     "thousand": 1000,
@@ -75,8 +75,8 @@ _TRIPLES = words_of(
 )
 # After a number and its blanks: more of the same quantity, a comparison, or a bound.
 _GOES_ON = re.compile(
-    r"(?:(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than|(?:per\s*cent\s+)?of|by|"
-    r"remainder|rem|r)\s+-?\d"
+    r"(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than\b|times\s+as\b"
+    r"|(?:(?:per\s*cent\s+)?of|by|remainder|rem|r)\s+-?\d"
     r"|(?:hours?|hrs?|h|minutes?|mins?|days?|weeks?|feet|foot|ft|pounds?|lbs?|yards?|yd|miles?|"
     r"degrees?|dollars?|euros?)\s*(?:,|and)?\s*\d"
     r"|and\s+(?:a|one)\s+(?:half|third|quarter)\b"
@@ -86,7 +86,7 @@ _GOES_ON = re.compile(
     re.IGNORECASE,
 )
 _AGAIN = re.compile(r"\s*\(\s*([-+]?\d{1,40}(?:\.\d{1,40})?)\s*\)")
-_LIST = re.compile(r"[,;]\s*[-+(√]?\d")
+_LIST = re.compile(r"(?:[,;]|\s*\||\s+:)\s*[-+(√]?\d")
 _PROOF_ENDS = "∎"
 _PRODUCT = re.compile(r"\(\s*(?:\\(?!pmod)|[A-Za-z]\s*[-+*/^])")
 _ENDS = ".,;:!?)]}|\"'°%‰€£¥…"
@@ -201,7 +201,7 @@ def _sized(
     word = _WORDS.match(text, start)
     if word is not None and word[0].lower() in ("percent", "percents"):
         return _percent(value), word.end()
-    size = _SIZES.get(word[0].lower()) if word else None
+    size = SIZES.get(word[0].lower()) if word else None
     if word is None or size is None:
         return value, at
     return value * size, word.end()
