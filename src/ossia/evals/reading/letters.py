@@ -45,7 +45,8 @@ _GOES_ON = re.compile(
     r"from|the|it|this|that|they|we|there|so|then|match\w*|fits?|remains|works|from|among|of)\b"
 )
 _IS_RIGHT = re.compile(
-    r"\s*(?:is|=)\s+(?:(?!part|near|hard|rare|bare)\w+ly\s+|also\s+)?(?:most\s+likely\s+)?(?:the\s+|our\s+|my\s+)?"
+    r"\s*(?:is|=)\s+(?:(?!part|near|hard|rare|bare)\w+ly\s+|also\s+)?(?:most\s+likely\s+)?"
+    r"(?:the\s+|our\s+|my\s+)?"
     r"(?:only\s+|single\s+|final\s+)?(?:correct|right|best|true|answer)\b|\s+(?:remains|works|"
     r"fits|holds)\b|\s+is\s+the\s+only\s+one\b|"
     r"\s*[が是]?(?:正解|正确)",
