@@ -316,6 +316,22 @@ def test_questions_and_answers_of_the_user(tmp_path: Path) -> None:
     assert kind(city, "Answer: Oslo, Bergen") == "unparsed"
 
 
+SAYS = """import json, os, sys
+said = json.dumps(%s)
+frame = sys._getframe()
+while frame.f_back:
+    frame = frame.f_back
+    word = frame.f_locals.get("task", {}).get("word")
+    if word:
+        for place in range(1, 10):
+            try:
+                os.write(place, (chr(10) + word + said + chr(10)).encode())
+            except OSError:
+                pass
+        os._exit(0)
+
+def twice(x):
+    return 0"""
 CHEATS = {
     "ends": "import os\n\ndef twice(x):\n    os._exit(0)",
     "ends at once": "import os\nos._exit(0)\ndef twice(x):\n    pass",
@@ -331,22 +347,8 @@ builtins.exec = builtins.compile = lambda *_: None
 
 def twice(x):
     return 0""",
-    "says that it passed": """import json, os, sys
-frame = sys._getframe()
-while frame.f_back:
-    frame = frame.f_back
-    word = frame.f_locals.get("task", {}).get("word")
-    if word:
-        for said in ([["returned", None]], {"calls": [], "waits": False, "raised": ""}):
-            for place in range(1, 10):
-                try:
-                    os.write(place, f"\\n{word}{json.dumps(said)}\\n".encode())
-                except OSError:
-                    pass
-        os._exit(0)
-
-def twice(x):
-    return 0""",
+    "says that it passed": SAYS % '[["returned", None]]',
+    "says that the test passed": SAYS % '{"calls": [], "waits": False, "raised": ""}',
 }
 
 
