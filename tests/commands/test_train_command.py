@@ -240,13 +240,17 @@ def test_recipes_are_listed_without_running_them(
     (tmp_path / "recipes" / "mine.py").write_text(
         '"""Make mine. And more."""\nraise SystemExit\nclass Config: ...\ndef phases(c, o): ...\n'
     )
+    (tmp_path / "recipes" / "parts.py").write_text(
+        '"""Of parts."""\nfrom elsewhere import Config\ndef phases(c, o): ...\n'
+    )
     (tmp_path / "recipes" / "helper.py").write_text("def phases(): ...")
     (tmp_path / "recipes" / "broken.py").write_text("def")
     assert main(["train", "--list"]) == 0
     out = capsys.readouterr().out
     assert "recipes/mine.py  Make mine.\n" in out and "helper" not in out and "  sft " in out
     assert main(["train", "--list", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {*recipes.RECIPES, "recipes/mine.py"}
+    found = {"recipes/mine.py", "recipes/parts.py"}
+    assert set(json.loads(capsys.readouterr().out)) == {*recipes.RECIPES, *found}
 
 
 @pytest.mark.parametrize("name", sorted(recipes.RECIPES))

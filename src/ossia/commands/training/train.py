@@ -45,6 +45,8 @@ examples:
   ossia train sft --keys
   ossia train sft data=chats.jsonl --dry-run              what it would do, cost and need
   ossia train sft data=chats.jsonl model=gpt-oss-20b --out runs/mine
+  ossia train rl reward=mine.py --out runs/mine           rewards on a task of your own
+  ossia train rl --keys
   ossia train recipes/nano.py --out runs/nano --resume
   ossia train --plan gpt-oss-120b --gpus 64               where every byte would lie
   ossia train --plan gpt-oss-20b --nodes 2 --ep 8 --fsdp 2 --checkpoint-layers

@@ -76,18 +76,26 @@ def _about(path: Path) -> str:
 
 
 def in_folder(folder: Path) -> list[Path]:
-    """The Python files that define Config and phases."""
+    """The Python files that have Config and phases."""
     found = []
     for path in sorted(folder.glob("*.py")):
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):
             continue  # cannot be run; whoever names it is told why
-        defined = {
-            node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)
-        }
-        if {"Config", "phases"} <= defined:
+        if {"Config", "phases"} <= _names(tree):
             found.append(path)
+    return found
+
+
+def _names(tree: ast.Module) -> set[str]:
+    """Of classes and functions, defined there or imported from elsewhere."""
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {name.asname or name.name for name in node.names}
     return found
 
 
