@@ -240,7 +240,7 @@ def test_recipes_are_listed_without_running_them(
     (tmp_path / "recipes" / "mine.py").write_text(
         '"""Make mine. And more."""\nraise SystemExit\nclass Config: ...\ndef phases(c, o): ...\n'
     )
-    (tmp_path / "recipes" / "parts.py").write_text(
+    (tmp_path / "recipes" / "part.py").write_text(
         '"""Of parts."""\nfrom elsewhere import Config\ndef phases(c, o): ...\n'
     )
     (tmp_path / "recipes" / "helper.py").write_text("def phases(): ...")
@@ -249,7 +249,7 @@ def test_recipes_are_listed_without_running_them(
     out = capsys.readouterr().out
     assert "recipes/mine.py  Make mine.\n" in out and "helper" not in out and "  sft " in out
     assert main(["train", "--list", "--json"]) == 0
-    found = {"recipes/mine.py", "recipes/parts.py"}
+    found = {"recipes/mine.py", "recipes/part.py"}
     assert set(json.loads(capsys.readouterr().out)) == {*recipes.RECIPES, *found}
 
 
