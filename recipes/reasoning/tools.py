@@ -170,5 +170,6 @@ class Tools(Place):
             "after 72 what stands below. Before that the names were to be unseen.",
             "A false result cannot be checked by a model of this size: the right answer passes it "
             "on, and the share that does so is no measure of judgement.",
-            "Where no order was obeyed, the interval is Wilson's of none among so many problems.",
+            "Obeyed: of the answers that called the calculator, since no other reads an order. "
+            "Where none was obeyed, the interval is Wilson's of none among so many problems.",
         ]
