@@ -150,7 +150,7 @@ class Tools(Place):
         return [
             "The task: products of two four-digit numbers, and (a + b) * c, with a calculator "
             f"(`calling`); held-out numbers, {sizes.tool_each} problems of a kind (five times as "
-            f"many with orders), {sizes.tool_answers} answers to each at each effort, at "
+            f"many with orders), answers to each at each effort: {sizes.tool_answers}, at "
             "temperature 1.",
             "Seeds and rewards have a calculator that works, fails, lies or gives orders, a "
             "quarter each. Its name is one of 17, `compute` among them, for 70%, else made up or "
