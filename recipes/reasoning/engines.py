@@ -18,7 +18,7 @@ from ossia.train.rl.asks import Problems, own
 from ossia.train.rl.settings import Evaluating, Objective, Sampling
 from ossia.train.rl.settings import Sampler as SamplerName
 from ossia.train.run import Run
-from ossia.train.weights.export import save_weights
+from ossia.train.weights.export import WEIGHTS, save_weights
 from recipes.experiments import results
 from recipes.reasoning import engines_found, mismatch
 from recipes.reasoning.mismatch import Arm
@@ -84,7 +84,7 @@ class Engines(Place):
             run = self._ahead()
             steps = self.sizes.ahead - lag
             folder = self._weights_after(steps)
-            if folder != self.start and not folder.exists():
+            if folder != self.start and not (folder / WEIGHTS).exists():
                 save_weights(train(run, watchers=watchers_of(run), stop_after=steps), folder)
         run = self._ahead()
         train(run, watchers=watchers_of(run))
