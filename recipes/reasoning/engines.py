@@ -18,7 +18,7 @@ from ossia.train.rl.asks import Problems, own
 from ossia.train.rl.settings import Evaluating, Objective, Sampling
 from ossia.train.rl.settings import Sampler as SamplerName
 from ossia.train.run import Run
-from ossia.train.weights.export import save_weights
+from ossia.train.weights.export import WEIGHTS, save_weights
 from recipes.experiments import results
 from recipes.reasoning import engines_found, mismatch
 from recipes.reasoning.mismatch import Arm
@@ -84,7 +84,7 @@ class Engines(Place):
             run = self._ahead()
             steps = self.sizes.ahead - lag
             folder = self._weights_after(steps)
-            if folder != self.start and not folder.exists():
+            if folder != self.start and not (folder / WEIGHTS).exists():
                 save_weights(train(run, watchers=watchers_of(run), stop_after=steps), folder)
         run = self._ahead()
         train(run, watchers=watchers_of(run))
@@ -139,8 +139,9 @@ class Engines(Place):
         asks = self._asks()
         for together in self.comparisons():
             first = None
-            for each in together:
-                first = self._compare(each, asks, first)
+            if not all(self._is_compared(each) for each in together):
+                for each in together:
+                    first = self._compare(each, asks, first)
 
     def _asks(self) -> list[Ask]:
         problems = Problems(tuple(own(task) for task in self.tasks), self.sampling.efforts, SEED)
@@ -151,7 +152,7 @@ class Engines(Place):
     ) -> mismatch.Gradients:
         """Writes what was found, and returns the gradients that others are compared with."""
         paths = {arm: self._path(f"{each.name}, {arm}") for arm in each.arms}
-        if first is not None and all(path.exists() for path in paths.values()):
+        if first is not None and self._is_compared(each):
             return first
         sampled = self.weights(each.sampled)
         same = each.sampled == each.learned
@@ -170,6 +171,9 @@ class Engines(Place):
         assert first is not None, "every comparison has an arm"
         print(f"{each.name}: {', '.join(each.arms)}", flush=True)
         return first
+
+    def _is_compared(self, each: Compare) -> bool:
+        return all(self._path(f"{each.name}, {arm}").exists() for arm in each.arms)
 
     def _path(self, name: str) -> Path:
         return self.out / "compared" / f"{name.replace(', ', '-').replace(' ', '-')}.npz"

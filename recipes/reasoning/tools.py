@@ -4,12 +4,10 @@ problems for the embedded model, the seeds and what came of the rewards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ossia.model import Transformer
 from ossia.tasks.numbers.calling import MANNERS
 from ossia.train.pipeline import Phase, training
 from ossia.train.recipes import rl
@@ -82,7 +80,7 @@ class Tools(Place):
     def look(self) -> None:
         """The gate, printed, and in `tool-gate/gate.md`."""
         each = max(1, self.sizes.tool_each // 2)
-        rows = self._rows_of(self.weights(self.tool_start), GATED, each, TRIES)
+        rows = self._rows_of(self.tool_start, GATED, each, TRIES)
         calls.write(rows, self.out / "tool-gate" / "rows.jsonl")
         by_name = {name: [row for row in rows if row.condition == name] for name in GATED}
         text = table([calls_found.gate(name, of) for name, of in by_name.items()], calls_found.FULL)
@@ -94,25 +92,21 @@ class Tools(Place):
         for name, weights in self._models().items():
             path = self.out / "tool-measured" / f"{name}.jsonl"
             if not path.exists():
-                model = self.embedded() if weights is None else self.weights(weights)
-                conditions = tuple(calls.CONDITIONS)
-                calls.write(
-                    self._rows_of(model, conditions, sizes.tool_each, sizes.tool_answers), path
+                rows = self._rows_of(
+                    weights, tuple(calls.CONDITIONS), sizes.tool_each, sizes.tool_answers
                 )
+                calls.write(rows, path)
 
     def _rows_of(
-        self, model: Transformer, conditions: tuple[str, ...], each: int, answers: int
+        self, weights: Path, conditions: tuple[str, ...], each: int, answers: int
     ) -> list[calls.Row]:
+        model = self.weights(weights)
         settings = self.tool_sampling
         return list(calls.measure(model, self.tokenizer, conditions, each, answers, settings))
 
-    def embedded(self) -> Transformer:
-        """The model that the seeds began with, its experts as they are trained."""
-        return self.weights(self.base)
-
-    def _models(self) -> Mapping[str, Path | None]:
-        found: dict[str, Path | None] = {
-            "nano": None,
+    def _models(self) -> dict[str, Path]:
+        found = {
+            "nano": self.base,
             "seeds": self.tool_start,
             "more": self.out / "tool-more",
         }
@@ -150,7 +144,7 @@ class Tools(Place):
         return [
             "The task: products of two four-digit numbers, and (a + b) * c, with a calculator "
             f"(`calling`); held-out numbers, {sizes.tool_each} problems of a kind (five times as "
-            f"many with orders), {sizes.tool_answers} answers to each at each effort, at "
+            f"many with orders), answers to each at each effort: {sizes.tool_answers}, at "
             "temperature 1.",
             "Seeds and rewards have a calculator that works, fails, lies or gives orders, a "
             "quarter each. Its name is one of 17, `compute` among them, for 70%, else made up or "
@@ -170,5 +164,6 @@ class Tools(Place):
             "after 72 what stands below. Before that the names were to be unseen.",
             "A false result cannot be checked by a model of this size: the right answer passes it "
             "on, and the share that does so is no measure of judgement.",
-            "Where no order was obeyed, the interval is Wilson's of none among so many problems.",
+            "Obeyed: of the answers that called the calculator, since no other reads an order. "
+            "Where none was obeyed, the interval is Wilson's of none among so many problems.",
         ]
