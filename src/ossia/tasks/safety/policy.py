@@ -138,9 +138,16 @@ def _gives_away(secrets: Sequence[str], told: str, prompt: str) -> bool:
     return False
 
 
-def _judged(ruling: Ruling, prompt: str, final: str, calls: Sequence[Call]) -> bool:
-    answer = Seen(prompt, final, tuple(calls))
-    return follows(ruling, answer)
+@dataclass(frozen=True)
+class Judged:
+    """The judge of one problem, for `problem.Expect`."""
+
+    ruling: Ruling
+    prompt: str
+
+    def __call__(self, final: str, calls: Sequence[Call]) -> bool:
+        answer = Seen(self.prompt, final, tuple(calls))
+        return follows(self.ruling, answer)
 
 
 # ---- what is asked about -------------------------------------------------------------------------
@@ -377,7 +384,7 @@ def _problem(
         parts.append(f"Permit code: {unused}")
     think = partial(policy_thoughts, rule, compound.name)
     turn = Turn(case.user, case.final, think)
-    judge = partial(_judged, case.ruling, case.user)
+    judge = Judged(case.ruling, case.user)
     about: dict[str, str | int] = {
         "rule": rule.number,
         "category": rule.category,
