@@ -278,14 +278,15 @@ class Endpoint:
             "temperature": 0,
             "max_tokens": self.max_tokens,
         }
-        content = chat_message(self.url, self.key, body, self.silence)["content"]
+        choice = chat_choice(self.url, self.key, body, self.silence)
+        content = choice["message"]["content"]
         return content if isinstance(content, str) else ""
 
 
-def chat_message(url: str, key: str, body: Mapping[str, Any], silence: float) -> Mapping[str, Any]:
-    """What a server that speaks Chat Completions answers. `url`: up to `/v1`; `silence`: seconds
-    without a byte, after which the connection is closed. Raises what the server or the connection
-    fails with.
+def chat_choice(url: str, key: str, body: Mapping[str, Any], silence: float) -> Mapping[str, Any]:
+    """The first choice of what a server that speaks Chat Completions answers. `url`: up to `/v1`;
+    `silence`: seconds without a byte, after which the connection is closed. Raises what the server
+    or the connection fails with.
     """
     headers = {"Content-Type": "application/json"}
     if key:
@@ -294,8 +295,8 @@ def chat_message(url: str, key: str, body: Mapping[str, Any], silence: float) ->
     request = urllib.request.Request(address, json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=silence) as response:
         said = json.loads(response.read(MOST_BYTES))
-    message: Mapping[str, Any] = said["choices"][0]["message"]
-    return message
+    choice: Mapping[str, Any] = said["choices"][0]
+    return choice
 
 
 class Chatting(Protocol):
