@@ -29,6 +29,7 @@ from ossia.files import replace_file
 from ossia.harmony import Conversation, DeveloperContent, Effort, Message, Role, SystemContent
 from ossia.harmony.chat_messages import REASONING_KEYS
 from ossia.judges import chat_choice
+from ossia.model import Transformer
 from ossia.tasks.environment import Ask, Given
 from ossia.tasks.external import RowEnvironment
 from ossia.tasks.safety.requests import Request
@@ -138,11 +139,23 @@ def seed_of(settings: Generating, request: int) -> int:
 # ---- in this process -----------------------------------------------------------------------------
 
 
+def loaded(folder: Path, settings: Generating) -> Transformer:
+    """A checkpoint for `InProcess`."""
+    if settings.sampler in PRECISIONS:
+        return compiled(folder, PRECISIONS[settings.sampler])
+    return load(folder, "float32").eval().requires_grad_(False)
+
+
 class InProcess:
-    """A checkpoint, on the engine. Between two chunks nothing is kept."""
+    """A model, on the engine. Between two chunks nothing is kept."""
 
     def __init__(
-        self, folder: Path, name: str, tokenizer: Tokenizer, policy: Policy, settings: Generating
+        self,
+        model: Transformer,
+        name: str,
+        tokenizer: Tokenizer,
+        policy: Policy,
+        settings: Generating,
     ) -> None:
         self.name = name
         self._policy = policy
@@ -154,10 +167,6 @@ class InProcess:
             at_once=settings.at_once,
             sampler="exact" if settings.sampler == "exact" else "float32",
         )
-        if settings.sampler in PRECISIONS:
-            model = compiled(folder, PRECISIONS[settings.sampler])
-        else:
-            model = load(folder, "float32").eval().requires_grad_(False)
         self._engine = Engine(model, tokenizer, stop_ids(tokenizer), sampling)
 
     def drafts(self, asked: Sequence[Numbered]) -> list[Draft]:

@@ -38,7 +38,15 @@ from ossia.tokenizer import Tokenizer
 from ossia.train.align import prompts
 from ossia.train.align.costs import Costs, Plan
 from ossia.train.align.drafts import Draft, lines_of, read_drafts
-from ossia.train.align.generate import FOLDER, Generating, InProcess, Reasoner, Remote, generate
+from ossia.train.align.generate import (
+    FOLDER,
+    Generating,
+    InProcess,
+    Reasoner,
+    Remote,
+    generate,
+    loaded,
+)
 from ossia.train.align.grading import PROGRAM, Grader, grader_of, is_file
 from ossia.train.align.removal import RUN, Removal
 from ossia.train.align.sifting import DraftJudge, Follows, by_grader, sift
@@ -297,7 +305,8 @@ class Recipe:
         name = config.reasoner or config.base
         folder = sft.base_folder(name)
         tokenizer = sft.tokenizer_of(folder)
-        return InProcess(folder, name, tokenizer, self.policy, config.generate)
+        model = loaded(folder, config.generate)
+        return InProcess(model, name, tokenizer, self.policy, config.generate)
 
     @property
     def _reasoner_name(self) -> str:
