@@ -78,18 +78,32 @@ class Sizes:
 
 
 STANDARD = Sizes(
+    base=120,
+    reader=120,
+    steps=80,
+    tokens=4096,
+    prompts=500,
+    samples=2,
+    rewards=10,
+    groups=16,
+    answers=8,
+    seeds=1,
+    each=8,
+    jailbreaks=48,
+)
+FULL = Sizes(
     base=300,
     reader=300,
     steps=200,
     tokens=4096,
     prompts=1000,
-    samples=2,
-    rewards=20,
+    samples=4,
+    rewards=40,
     groups=24,
     answers=8,
-    seeds=1,
-    each=16,
-    jailbreaks=96,
+    seeds=3,
+    each=40,
+    jailbreaks=240,
 )
 PROFILES: dict[Profile, Sizes] = {
     "smoke": Sizes(
@@ -107,7 +121,7 @@ PROFILES: dict[Profile, Sizes] = {
         jailbreaks=4,
     ),
     "standard": STANDARD,
-    "full": replace(STANDARD, rewards=40, seeds=3, each=40, jailbreaks=240),
+    "full": FULL,
 }
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
-from ossia.checkpoint import load
+from ossia.checkpoint import open_checkpoint
 from ossia.errors import ConfigError, TrainingError
 from ossia.files import replace_file
 from ossia.harmony import Conversation, DeveloperContent, Effort, Message, Role, SystemContent
@@ -39,6 +39,7 @@ from ossia.train.align.drafts import STOPPED, Draft, write_drafts
 from ossia.train.rl.sampler import PRECISIONS, compiled
 from ossia.train.rl.sampler import Sampler as Engine
 from ossia.train.rl.settings import Sampler, Sampling
+from ossia.train.weights.export import load_weights
 from ossia.turn import stop_ids
 from ossia.turn.rollout import Sample
 
@@ -62,8 +63,9 @@ class Generating:
     max_tokens: int = 2048  # of an answer, thoughts included
     temperature: float = 1.0
     effort: Effort = Effort.HIGH
-    # of a model in this process: by training's kernels to the bit, or by the compiled ones
-    sampler: Sampler = "exact"
+    # of a model in this process: bf16 and int8 are the compiled kernels, with experts in MXFP4 as
+    # they are served; exact and float32 hold every weight in float32
+    sampler: Sampler = "bf16"
     at_once: int = 64  # answers in a forward pass, or requests to a server
     chunk: int = 16  # prompts that are written together
     examples: bool = False  # show the rules' examples and near misses, too
@@ -143,7 +145,8 @@ def loaded(folder: Path, settings: Generating) -> Transformer:
     """A checkpoint for `InProcess`."""
     if settings.sampler in PRECISIONS:
         return compiled(folder, PRECISIONS[settings.sampler])
-    return load(folder, "float32").eval().requires_grad_(False)
+    config = open_checkpoint(folder).config
+    return load_weights(config, folder).eval().requires_grad_(False)
 
 
 class InProcess:

@@ -5,6 +5,7 @@ Knows requests, conversations and sources of problems; no tensors.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from ossia.data import conversation
 from ossia.harmony import Conversation, Effort, Message, Role, SystemContent
 from ossia.tasks import example_random
-from ossia.tasks.environment import Ask, Environment, Outcome, Reward
+from ossia.tasks.environment import Environment, Outcome, Reward
 from ossia.tasks.external import ExternalTask, Row, RowEnvironment
 from ossia.tasks.safety.policy import policy_question
 from ossia.tasks.safety.policy_texts import POLICY
@@ -21,7 +22,7 @@ from ossia.tasks.safety.specs import VERDICTS, Policy
 from ossia.train.align.drafts import Draft
 from ossia.train.align.generate import prompt_of
 from ossia.train.align.grading import Grader
-from ossia.train.rl.asks import HELD_OUT, Problems, Rows
+from ossia.train.rl.asks import HELD_OUT, Rows
 
 OTHER = "other"  # requests of which nobody has said what they demand
 
@@ -33,6 +34,15 @@ def built_in(count: int, seed: int) -> tuple[Request, ...]:
         problem = policy_question(example_random(seed, "aligned", number), "train")
         found.append(request_of(row_of(problem), POLICY))
     return tuple(found)
+
+
+def distinct(requests: Iterable[Request]) -> tuple[Request, ...]:
+    """Each prompt once: the same one must not be both trained on and held out."""
+    found: dict[str, Request] = {}
+    for request in requests:
+        row = request.row
+        found.setdefault(json.dumps([row["prompt"], row.get("instructions")]), request)
+    return tuple(found.values())
 
 
 def by_verdict(requests: Sequence[Request]) -> dict[str, list[Request]]:
@@ -112,10 +122,3 @@ def _environment(policy: Policy, grader: Grader, row: Row) -> Environment:
 
 def _reward(grader: Grader, request: Request, row: Row, outcome: Outcome) -> Reward:
     return grader.reward(request, outcome)
-
-
-def every_ask(problems: Problems, steps: int, groups: int, measured: int) -> Iterable[Ask]:
-    """All that a run asks if no curriculum changes what is drawn, and all that it measures."""
-    yield from problems.held_out(measured)
-    for step in range(steps):
-        yield from problems.step(step, range(groups), None)

@@ -17,8 +17,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
@@ -28,27 +28,26 @@ from typing import Any, Literal
 from ossia.data.packing import Example
 from ossia.errors import ConfigError, TrainingError
 from ossia.files import replace_file, write_json
-from ossia.harmony import Conversation, Effort, SystemContent, render_for_completion
+from ossia.harmony import Conversation, Effort, Message, SystemContent, render_for_completion
 from ossia.judges import Bench, Endpoint
-from ossia.mxfp4 import ScaleRule
 from ossia.tasks.safety.policy_texts import POLICY
 from ossia.tasks.safety.requests import Request, read_requests
 from ossia.tasks.safety.specs import Policy, read_policy
 from ossia.tokenizer import Tokenizer
 from ossia.train.align import prompts
-from ossia.train.align.costs import Costs, Plan
+from ossia.train.align.costs import Plan
 from ossia.train.align.drafts import Draft, lines_of, read_drafts
 from ossia.train.align.generate import (
     FOLDER,
-    Generating,
     InProcess,
     Reasoner,
     Remote,
     generate,
     loaded,
 )
-from ossia.train.align.grading import PROGRAM, Grader, grader_of, is_file
-from ossia.train.align.removal import RUN, Removal
+from ossia.train.align.grading import Grader, grader_of, is_file
+from ossia.train.align.removal import Removal
+from ossia.train.align.settings import BUILT_IN, Config
 from ossia.train.align.sifting import DraftJudge, Follows, by_grader, sift
 from ossia.train.chats.lines import lines_of as lines_in
 from ossia.train.chats.store import ChatExamples
@@ -57,103 +56,11 @@ from ossia.train.pipeline import Phase
 from ossia.train.recipes import rl, sft
 from ossia.train.rl import record
 from ossia.train.rl.asks import Problems, Source
-from ossia.train.rl.settings import HYPER, Evaluating, Objective, Sampling
-from ossia.train.settings import Hyperparameters, Lora
 
-BUILT_IN = "moonglow"
-NANO = "nano"
 ABILITIES = ("arithmetic", "word problems", "facts")  # of nano, in stage C
 ALIGNED = "aligned.jsonl"
 ORDINARY = "ordinary.jsonl"
 VERDICTS = "verdicts.jsonl"
-KL = 1e-2  # where a model judges: it can be pleased by more than following the policy
-REFRESH = 20  # steps
-
-
-@dataclass(frozen=True)
-class Learning:
-    """Stage B: fine-tuning, as `ossia train sft` does it."""
-
-    epochs: float = 3.0
-    steps: int | None = None  # instead of epochs
-    hyper: Hyperparameters = sft.HYPER
-
-
-@dataclass(frozen=True)
-class Rewarding:
-    """Stage C: reinforcement learning, as `ossia train rl` does it."""
-
-    steps: int = 40
-    kl: float | None = None  # none: 0.01 if a model judges, else 0
-    refresh: int | None = None  # steps; none: 20 if a model judges, else never
-    sampling: Sampling = Sampling(price=False)  # noqa: RUF009 - frozen
-    objective: Objective = Objective()  # noqa: RUF009 - frozen
-    evaluating: Evaluating = Evaluating()  # noqa: RUF009 - frozen
-    hyper: Hyperparameters = HYPER
-
-    def __post_init__(self) -> None:
-        if self.objective.kl or self.objective.refresh:
-            raise ConfigError("set reward.kl and reward.refresh, not those of reward.objective")
-
-
-@dataclass(frozen=True)
-class Config:
-    """What `key=value` can set."""
-
-    spec: str = BUILT_IN  # a policy's file (docs/alignment.md), or the built-in one about moonglow
-    prompts: Path | None = None  # a prompt a line, with its category; none: the built-in ones
-    made: int = 400  # of the built-in prompts, how many
-    base: str = NANO  # to start from: nano, gpt-oss-20b, a folder, or a Hugging Face id
-    judge: str = PROGRAM  # program, a Python file with reward(row, outcome), or a server's URL
-    judge_model: str = "gpt-oss-120b"  # of that server; its key is OSSIA_JUDGE_KEY
-    judge_seconds: float = 600.0  # that a verdict may take
-    # who drafts: none for the base itself, another model, or a server's URL
-    reasoner: str | None = None
-    reasoner_model: str = "gpt-oss-120b"  # of that server; its key is OSSIA_REASONER_KEY
-    # half of stage B: files of ordinary chats; for nano, none are conversations of its own tasks
-    ordinary: tuple[Path, ...] = ()
-    # half of stage C, as `ossia train rl` takes them; for nano, none are its own tasks
-    task: tuple[str, ...] = ()
-    data: Path | None = None
-    reward_file: Path | None = None
-    # that the kept answers are learned at, in turn
-    efforts: tuple[Effort, ...] = (Effort.LOW, Effort.MEDIUM, Effort.HIGH)
-    longest_run: int = RUN  # tokens of the policy that a prompt may not hold in a row
-    method: Literal["lora", "full"] = "lora"
-    lora: Lora = Lora()  # noqa: RUF009 - frozen
-    generate: Generating = Generating()  # noqa: RUF009 - frozen
-    learn: Learning = Learning()
-    reward: Rewarding = Rewarding()
-    costs: Costs = Costs()  # noqa: RUF009 - frozen
-    quantize: bool = False  # train the experts as they will be stored in MXFP4
-    rule: ScaleRule = "rceil"  # for the scales of MXFP4
-    layout: Literal["hf", "original", "hf-bf16"] = "hf"  # of the checkpoint that is written
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.made < 1 or self.longest_run < 2:
-            raise ConfigError("made must be 1 or more, longest_run 2 or more")
-        if (self.spec == BUILT_IN) != (self.prompts is None):
-            raise ConfigError(
-                "spec=FILE needs prompts=FILE, prompts under that policy, and the built-in policy "
-                "brings its own: give both or none"
-            )
-        if self.base == NANO:
-            return
-        if not self.ordinary:
-            raise ConfigError(
-                "say what half of stage B is: ordinary=FILE, chats as they should stay, or the "
-                "model forgets everything but the policy"
-            )
-        if not self.task and self.data is None and self.reward_file is None:
-            raise ConfigError(
-                "say what the other half of stage C is: task=NAME, data=FILE or reward_file=FILE, "
-                "as for `ossia train rl`"
-            )
-
-    @property
-    def judge_is_model(self) -> bool:
-        return self.judge != PROGRAM and not is_file(self.judge)
 
 
 def phases(config: Config, out: Path) -> list[Phase]:
@@ -227,8 +134,10 @@ class Recipe:
     @cached_property
     def requests(self) -> tuple[Request, ...]:
         if self.config.prompts is None:
-            return prompts.built_in(self.config.made, self.config.seed)
-        return read_requests(self.config.prompts, self.policy)
+            found = prompts.built_in(self.config.made, self.config.seed)
+        else:
+            found = read_requests(self.config.prompts, self.policy)
+        return prompts.distinct(found)
 
     @cached_property
     def trained(self) -> list[Request]:
@@ -249,7 +158,7 @@ class Recipe:
             config.generate,
             config.reward.steps * sampling.groups * sampling.samples,
             config.judge_is_model,
-            _is_url(config.reasoner),
+            config.drafts_remotely,
             config.costs,
         )
 
@@ -262,7 +171,7 @@ class Recipe:
             "base": config.base,
         }
         drafted = {**asked, "reasoner": config.reasoner, **flat(config.generate, "generate")}
-        if _is_url(config.reasoner):
+        if config.drafts_remotely:
             drafted["reasoner_model"] = config.reasoner_model
         kept = {**drafted, "judge": config.judge, "efforts": flat(config.efforts, "")[""]}
         if config.judge_is_model:
@@ -298,7 +207,7 @@ class Recipe:
 
     def _reasoner(self) -> Reasoner:
         config = self.config
-        if _is_url(config.reasoner):
+        if config.drafts_remotely:
             key = os.environ.get("OSSIA_REASONER_KEY", "")
             url = str(config.reasoner)
             return Remote(url, config.reasoner_model, self.policy, config.generate, key)
@@ -307,11 +216,6 @@ class Recipe:
         tokenizer = sft.tokenizer_of(folder)
         model = loaded(folder, config.generate)
         return InProcess(model, name, tokenizer, self.policy, config.generate)
-
-    @property
-    def _reasoner_name(self) -> str:
-        config = self.config
-        return config.reasoner_model if _is_url(config.reasoner) else config.reasoner or config.base
 
     def keep(self) -> None:
         """`kept/aligned.jsonl`, and `report.json` with what became of the drafts. Raises
@@ -352,8 +256,8 @@ class Recipe:
             "category": request.category,
             "rule": rule,
             "verdict": request.verdict,
-            "reasoner": self._reasoner_name,
-            "judge": self.config.judge_model if self.config.judge_is_model else self.config.judge,
+            "reasoner": self.config.reasoner_name,
+            "judge": self.config.judge_name,
             "request": draft.request,
             "sample": draft.sample,
             "seed": draft.seed,
@@ -367,6 +271,7 @@ class Recipe:
 
     def _bench(self, cache: Path) -> Bench:
         config = self.config
+        cache.parent.mkdir(parents=True, exist_ok=True)
         key = os.environ.get("OSSIA_JUDGE_KEY", "")
         endpoint = Endpoint(config.judge, config.judge_model, key)
         return Bench(endpoint, seconds=config.judge_seconds, cache=cache)
@@ -405,9 +310,10 @@ class Recipe:
         for place in (sft.TRAIN, sft.HELD_OUT):
             for number, example in enumerate(ChatExamples(folder / "data" / place).each(), 1):
                 for ids in _unlearned(example):
-                    removal.check(ids, f"stage B, {place}, example {number}")
+                    text = self.tokenizer.decode(ids)
+                    removal.check(text, f"stage B, {place}, example {number}")
         print(
-            f"no run of {self.config.longest_run} tokens of the policy in {removal.checked:,} "
+            f"no run of {self.config.longest_run} words of the policy in {removal.checked:,} "
             "pieces of prompts"
         )
         sft.fine_tune(config, folder)
@@ -415,6 +321,7 @@ class Recipe:
 
     def _write_ordinary(self, place: Path) -> None:
         """As many conversations as were kept."""
+        place.parent.mkdir(parents=True, exist_ok=True)
         with (self.out / "kept" / ALIGNED).open("rb") as file:
             wanted = sum(1 for _ in file)
         if not self.config.ordinary:
@@ -431,7 +338,7 @@ class Recipe:
 
     def _removal(self) -> Removal:
         config = self.config
-        return Removal(self.policy, self.tokenizer, config.longest_run, config.generate.examples)
+        return Removal(self.policy, config.longest_run, config.generate.examples)
 
     # ---- stage C ---------------------------------------------------------------------------------
 
@@ -439,12 +346,6 @@ class Recipe:
     def rl(self) -> rl.Config:
         config = self.config
         reward = config.reward
-        kl = reward.kl
-        refresh = reward.refresh
-        if kl is None:
-            kl = KL if config.judge_is_model else 0.0
-        if refresh is None:
-            refresh = REFRESH if config.judge_is_model and kl else 0
         return rl.Config(
             data=config.data,
             reward=config.reward_file,
@@ -454,7 +355,7 @@ class Recipe:
             lora=config.lora,
             steps=reward.steps,
             sampling=reward.sampling,
-            objective=replace(reward.objective, kl=kl, refresh=refresh),
+            objective=config.objective,
             evaluating=reward.evaluating,
             quantize=config.quantize,
             rule=config.rule,
@@ -464,10 +365,7 @@ class Recipe:
 
     @property
     def _abilities(self) -> tuple[str, ...]:
-        config = self.config
-        if config.task or config.data is not None or config.reward_file is not None:
-            return config.task
-        return ABILITIES
+        return self.config.task if self.config.brings_abilities else ABILITIES
 
     def problems(self, grader: Grader) -> Problems:
         """One side is the policy, a source a verdict; the other is what the model should keep."""
@@ -486,18 +384,27 @@ class Recipe:
         return grader_of(self.config.judge, self.policy, self.requests, self._bench(cache))
 
     def _check_asked(self, problems: Problems) -> None:
+        """Every prompt of the policy, and those of the other half that a run asks if no curriculum
+        changes what is drawn. `check` looks at what was asked in fact.
+        """
         removal = self._removal()
+        for number, request in enumerate(self.requests, 1):
+            said = prompts.prompt_of(request, Effort.HIGH, SystemContent(effort=Effort.HIGH))
+            removal.check(self._text(said), f"stage C, prompt {number} ({request.category})")
         reward = self.config.reward
-        groups = reward.sampling.groups
-        asks = prompts.every_ask(problems, reward.steps, groups, reward.evaluating.problems)
-        for ask in asks:
-            said = ask.environment().prompt(ask.effort, SystemContent(effort=ask.effort))
-            ids = render_for_completion(Conversation(tuple(said)), self.tokenizer)
-            removal.check(ids, f"stage C, {ask.task}, group {ask.group}")
+        for step in range(reward.steps):
+            for ask in problems.step(step, range(reward.sampling.groups), None):
+                said = ask.environment().prompt(ask.effort, SystemContent(effort=ask.effort))
+                removal.check(self._text(said), f"stage C, {ask.task}, group {ask.group}")
         print(
-            f"no run of {self.config.longest_run} tokens of the policy in {removal.checked:,} "
+            f"no run of {self.config.longest_run} words of the policy in {removal.checked:,} "
             "prompts"
         )
+
+    def _text(self, said: Sequence[Message]) -> str:
+        """As the model would read it."""
+        ids = render_for_completion(Conversation(tuple(said)), self.tokenizer)
+        return self.tokenizer.decode(ids)
 
     # ---- what came of it -------------------------------------------------------------------------
 
@@ -511,14 +418,10 @@ class Recipe:
         for path in record.files_in(self.out / "reward"):
             for line in path.read_text(encoding="utf-8").splitlines():
                 for segment in json.loads(line)["segments"]:
-                    removal.check(segment["prompt_tokens"], str(path))
+                    removal.check(segment["prompt"], str(path))
         problems = self.problems(self._grader(self.out / "reward" / VERDICTS))
         rl.measure(self.rl, self.out / "reward" / "train", self.out / "check", problems)
         print(f"try it: ossia chat {self.out / 'model'}")
-
-
-def _is_url(name: str | None) -> bool:
-    return name is not None and name.startswith(("http://", "https://"))
 
 
 def _digest(rows: Iterable[Mapping[str, Any]]) -> str:
