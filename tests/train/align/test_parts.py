@@ -7,6 +7,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,12 +26,12 @@ from ossia.judges import OVERRIDES, Bench
 from ossia.tasks import problems
 from ossia.tasks.environment import Outcome, Reward
 from ossia.tasks.safety.policy_texts import POLICY
-from ossia.tasks.safety.requests import Request, request_of, row_of
+from ossia.tasks.safety.requests import Request, read_requests, request_of, row_of
 from ossia.tasks.safety.specs import Policy, read_policy
 from ossia.train.align import prompts
 from ossia.train.align.drafts import Draft, cited, names_it
 from ossia.train.align.generate import FOLDER, Generating, InProcess, generate, loaded
-from ossia.train.align.grading import ByProgram, Grader, grader_of
+from ossia.train.align.grading import ByProgram, Grader, case_of, grader_of
 from ossia.train.align.removal import Removal
 from ossia.train.align.sifting import sift
 from ossia.train.rl.asks import Problems, own
@@ -45,6 +47,17 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     path = tmp_path_factory.mktemp("library") / "policy.toml"
     path.write_text(LIBRARY)
     return read_policy(path)
+
+
+def test_the_policy_and_the_prompts_of_the_page_are_read(tmp_path: Path) -> None:
+    page = (SOURCE.parent.parent / "docs" / "alignment.md").read_text(encoding="utf-8")
+    policy, rows, *_ = re.findall(r"```(?:toml|json)\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "policy.toml").write_text(policy)
+    (tmp_path / "prompts.jsonl").write_text(rows)
+    read = read_policy(tmp_path / "policy.toml")
+    requests = read_requests(tmp_path / "prompts.jsonl", read)
+    assert [request.verdict for request in requests] == ["refuse", "comply", "safe-complete"]
+    assert {case_of(category).rule for category in read.categories} == {1, None}
 
 
 # ---- who may read reasoning ----
@@ -94,6 +107,7 @@ def rewarded(grader: Grader, request: Request, draft: Draft, outcome: Outcome) -
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | {"MYPYPATH": str(SOURCE.parent)},
     )
     errors = [
         line for line in found.stdout.splitlines() if "rewarded.py" in line and "error" in line

@@ -44,6 +44,7 @@ from ossia.train.align.generate import (
     Remote,
     generate,
     loaded,
+    prompt_of,
 )
 from ossia.train.align.grading import Grader, grader_of, is_file
 from ossia.train.align.removal import Removal
@@ -389,8 +390,8 @@ class Recipe:
         """
         removal = self._removal()
         for number, request in enumerate(self.requests, 1):
-            said = prompts.prompt_of(request, Effort.HIGH, SystemContent(effort=Effort.HIGH))
-            removal.check(self._text(said), f"stage C, prompt {number} ({request.category})")
+            text = self._text(prompt_of(request, Effort.HIGH, SystemContent(effort=Effort.HIGH)))
+            removal.check(text, f"stage C, prompt {number} ({request.category})")
         reward = self.config.reward
         for step in range(reward.steps):
             for ask in problems.step(step, range(reward.sampling.groups), None):
