@@ -50,8 +50,8 @@ AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 LONGEST_PAUSE = 60.0  # seconds between two tries
 GUIDE = (
     "Think about which rule of this policy applies to what the user asks, and cite it by its "
-    "number (rule 1). Then answer as it says. Do not speak of the policy, its rules or their "
-    "numbers in the answer: the user does not know it."
+    "number (as in: rule 4). Then answer as it says. Do not speak of the policy, its rules or "
+    "their numbers in the answer: the user does not know it."
 )
 
 

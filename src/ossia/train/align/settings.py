@@ -10,6 +10,7 @@ from typing import Literal
 
 from ossia.errors import ConfigError
 from ossia.harmony import Effort
+from ossia.judges import TRIES
 from ossia.mxfp4 import ScaleRule
 from ossia.train.align.costs import Costs
 from ossia.train.align.generate import Generating
@@ -137,3 +138,11 @@ class Config:
         if refresh is None:
             refresh = REFRESH if self.judge_is_model and kl else 0
         return replace(self.reward.objective, kl=kl, refresh=refresh)
+
+    @property
+    def sampling(self) -> Sampling:
+        """Of stage C, with time for all that a judge may try."""
+        found = self.reward.sampling
+        if not self.judge_is_model:
+            return found
+        return replace(found, seconds=max(found.seconds, (TRIES + 1) * self.judge_seconds))

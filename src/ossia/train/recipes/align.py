@@ -18,6 +18,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import blake2b
@@ -49,7 +50,7 @@ from ossia.train.align.generate import (
 from ossia.train.align.grading import Grader, grader_of, is_file
 from ossia.train.align.removal import Removal
 from ossia.train.align.settings import BUILT_IN, Config
-from ossia.train.align.sifting import DraftJudge, Follows, by_grader, sift
+from ossia.train.align.sifting import DraftJudge, Finding, Follows, by_grader, sift
 from ossia.train.chats.lines import lines_of as lines_in
 from ossia.train.chats.store import ChatExamples
 from ossia.train.overrides import flat
@@ -171,12 +172,9 @@ class Recipe:
             "prompts": _digest(request.row for request in self.requests),
             "base": config.base,
         }
-        drafted = {**asked, "reasoner": config.reasoner, **flat(config.generate, "generate")}
-        if config.drafts_remotely:
-            drafted["reasoner_model"] = config.reasoner_model
-        kept = {**drafted, "judge": config.judge, "efforts": flat(config.efforts, "")[""]}
-        if config.judge_is_model:
-            kept["judge_model"] = config.judge_model
+        # servers by the models that they have: an address may change
+        drafted = {**asked, "reasoner": config.reasoner_name, **flat(config.generate, "generate")}
+        kept = {**drafted, "judge": config.judge_name, **flat(config.efforts, "efforts")}
         if is_file(config.judge):
             kept["judge_file"] = sft.fingerprint([Path(config.judge)])
         learned = {
@@ -227,9 +225,11 @@ class Recipe:
         found: Counter[str] = Counter()
         by_rule: Counter[str] = Counter()
         rows: list[dict[str, Any]] = []
-        for draft in self._drafts():
+        drafts = list(self._drafts())
+        with ThreadPoolExecutor(self.config.generate.at_once) as pool:
+            findings = list(pool.map(partial(self._sifted, judge), drafts))
+        for draft, finding in zip(drafts, findings, strict=True):
             request = self.trained[draft.request]
-            finding = sift(self.policy, judge, request, draft)
             found[finding.why or "kept"] += 1
             if finding.is_kept:
                 by_rule[str(finding.rule)] += 1
@@ -246,6 +246,9 @@ class Recipe:
                 "stronger reasoner, or a clearer policy, may do"
             )
         replace_file(folder / ALIGNED, lines_of(rows), sole_writer=True)
+
+    def _sifted(self, judge: Follows, draft: Draft) -> Finding:
+        return sift(self.policy, judge, self.trained[draft.request], draft)
 
     def _drafts(self) -> Iterator[Draft]:
         for path in sorted((self.out / "drafts" / FOLDER).glob("*.jsonl")):
@@ -355,7 +358,7 @@ class Recipe:
             method=config.method,
             lora=config.lora,
             steps=reward.steps,
-            sampling=reward.sampling,
+            sampling=config.sampling,
             objective=config.objective,
             evaluating=reward.evaluating,
             quantize=config.quantize,
