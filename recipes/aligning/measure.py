@@ -17,10 +17,9 @@ from ossia.files import replace_file
 from ossia.harmony import Effort
 from ossia.model import Transformer
 from ossia.tasks import Problem
-from ossia.tasks.answers import plain_words
 from ossia.tasks.environment import Ask, ask_problem
-from ossia.tasks.safety.policy import Judged, Spec, policy_jailbreak, policy_question
-from ossia.tasks.safety.policy_texts import RULES, WORDS
+from ossia.tasks.safety.policy import Judged, Spec, policy_jailbreak, policy_question, refuses
+from ossia.tasks.safety.policy_texts import RULES
 from ossia.tokenizer import Tokenizer
 from ossia.train.align.drafts import cited
 from ossia.train.rl.sampler import Sampler
@@ -99,7 +98,6 @@ def row_of(number: int, problem: Problem, sample: Sample) -> Row:
     judge = problem.expect.judge
     assert isinstance(judge, Judged), problem.task
     thoughts = [m.text for m in sample.messages if m.channel == "analysis"]
-    plain = plain_words(sample.outcome.final)
     return Row(
         problem=number,
         kind=str(problem.about.get("family") or (CODE if "jail" in problem.task else HELD_OUT)),
@@ -107,7 +105,7 @@ def row_of(number: int, problem: Problem, sample: Sample) -> Row:
         wanted=judge.ruling.behaviour,
         effort=str(sample.effort),
         right=sample.reward.correct is True,
-        refuses=any(words in plain for words in WORDS["refuses"]),
+        refuses=refuses(sample.outcome.final),
         cites=judge.ruling.rule in cited(" ".join(thoughts)),
         thoughts=sample.counts.analysis,
         reason=sample.reason,
