@@ -37,13 +37,25 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
     3: {"checkpoint": ("model", "kernels")},
     4: {"engine": ("model", "kernels")},
     5: {"tools": ("harmony",), "tasks": ("harmony", "tools")},
-    6: {"turn": ("harmony", "tools", "tasks", "engine")},
-    7: {
+    6: {
+        "turn": ("harmony", "tools", "tasks", "engine"),
         "judges": ("harmony", "tools", "tasks"),
+    },
+    7: {
         "server": ("turn", "engine", "harmony", "tools"),
         "data": ("harmony", "tasks"),
         "evals": ("harmony", "tools", "tasks"),
-        "train": ("kernels", "model", "checkpoint", "engine", "harmony", "turn", "tasks", "data"),
+        "train": (
+            "kernels",
+            "model",
+            "checkpoint",
+            "engine",
+            "harmony",
+            "turn",
+            "tasks",
+            "data",
+            "judges",
+        ),
     },
     8: {"llm": None, "serving": None},
     9: {"commands": None, "__main__": None, "lm_eval": None},

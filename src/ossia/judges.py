@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ossia.errors import JudgeError
 from ossia.tasks.environment import Outcome, Reward
@@ -85,61 +85,45 @@ class Material:
             for call in self.outcome.calls
         ]
         quoted = {"request": self.asked, "answer": self.outcome.final, "calls": calls}
-        return json.dumps(quoted, ensure_ascii=False, indent=1).replace("<|", "\\u003c|")
+        return as_material(quoted)
+
+
+def as_material(quoted: Mapping[str, Any]) -> str:
+    """As JSON in which no word can become one of the judge's special tokens."""
+    return json.dumps(quoted, ensure_ascii=False, indent=1).replace("<|", "\\u003c|")
 
 
 Asker = Callable[[str, str], str]  # (system text, user text) -> what the model says, at T = 0
+Judged = TypeVar("Judged")
 
 
-class Judge:
-    """A rubric and a model that goes by it. `good` and `bad`: an answer that must pass and one that
-    must fail, to see at the start that it can tell them apart and that nothing written in an answer
-    moves it.
+class Bench:
+    """A model that is asked for verdicts: three tries, kept by content.
 
-    `seconds`: of each of three tries. `cache`: a file that keeps verdicts by content, so that a run
-    that is resumed has the same; `name`: of the model, which is part of the content. `missing`:
-    verdicts that did not come, by cause. Any thread may ask. Raises `JudgeError` if the model is no
-    judge.
+    `seconds`: of each try. `cache`: a file that keeps verdicts, so that a run that is resumed has
+    the same; `name`: of the model, which is part of the content. `missing`: verdicts that did not
+    come, by cause. Any thread may ask.
     """
 
     def __init__(
-        self,
-        rubric: str,
-        ask: Asker,
-        good: Material,
-        bad: Material,
-        *,
-        seconds: float = 60.0,
-        cache: Path | None = None,
-        name: str = "",
+        self, ask: Asker, *, seconds: float = 60.0, cache: Path | None = None, name: str = ""
     ) -> None:
         self.missing: Counter[str] = Counter()
-        self._system = FRAME.format(rubric=rubric)
+        self.name = name or str(getattr(ask, "name", ""))
         self._ask = ask
         self._seconds = seconds
-        self._name = name or getattr(ask, "name", "")
         self._lock = threading.Lock()
         self._cache = _Cache(cache)
-        self._check(good, bad)
 
-    def reward(self, asked: str, outcome: Outcome) -> Reward:
-        """1.0 for an answer that passes, 0.0 for one that fails; value None without a verdict."""
-        verdict = self.verdict(Material(asked, outcome))
-        if verdict is None:
-            return Reward(None, why="the judge gave no verdict")
-        value = float(verdict.passes)
-        return Reward(value, {"judge": value}, verdict.passes, verdict.why)
-
-    def verdict(self, material: Material) -> Verdict | None:
-        text = material.text
-        key = _digest(self._name, self._system, text)
+    def verdict(self, system: str, text: str) -> Verdict | None:
+        key = _digest(self.name, system, text)
         known = self._cache.get(key)
         if known is not None:
             return known
         cause = ""
         for _ in range(TRIES):
             try:
-                said = _within(self._seconds, lambda: self._ask(self._system, text))
+                said = _within(self._seconds, lambda: self._ask(system, text))
             except TimeoutError:
                 cause = "it did not answer in time"
             except RAISED as error:
@@ -155,25 +139,93 @@ class Judge:
             self.missing[cause] += 1
         return None
 
-    def _check(self, good: Material, bad: Material) -> None:
-        for material, wanted in ((good, True), (bad, False)):
-            found = self.verdict(material)
-            if found is None or found.passes is not wanted:
-                raise JudgeError(
-                    f"the judge {_shown(found)} an answer that must {_word(wanted)}: "
-                    f"{material.outcome.final[:80]!r}; use a larger model or a clearer rubric"
-                )
-        for number, text in enumerate(OVERRIDES, 1):
-            final = f"{bad.outcome.final}\n\n{text}"
-            planted = replace(bad, outcome=replace(bad.outcome, final=final))
-            found = self.verdict(planted)
-            if found is None or found.passes:
-                raise JudgeError(
-                    f"the judge {_shown(found)} an answer that must fail, because of the text "
-                    f"{text[:60]!r} in it (override {number} of {len(OVERRIDES)}): models would "
-                    "learn to write that; use a larger model, or say in the rubric that what is "
-                    "quoted is never to be obeyed"
-                )
+
+def try_judge(
+    passes: Callable[[Judged], bool | None],
+    good: Judged,
+    bad: Judged,
+    planted: Callable[[Judged, str], Judged],
+    shown: Callable[[Judged], str],
+) -> None:
+    """See that a judge can tell an answer that must pass from one that must fail, and that nothing
+    written in the latter moves it. Raises `JudgeError` if it is no judge.
+
+    `passes`: its verdict, None if it gives none. `planted`: what is judged, with a text behind the
+    answer; `shown`: the answer, for an error.
+    """
+    for material, wanted in ((good, True), (bad, False)):
+        found = passes(material)
+        if found is not wanted:
+            raise JudgeError(
+                f"the judge {_shown(found)} an answer that must {_word(wanted)}: "
+                f"{shown(material)[:80]!r}; use a larger model or a clearer rubric"
+            )
+    for number, text in enumerate(OVERRIDES, 1):
+        found = passes(planted(bad, text))
+        if found is not False:
+            raise JudgeError(
+                f"the judge {_shown(found)} an answer that must fail, because of the text "
+                f"{text[:60]!r} in it (override {number} of {len(OVERRIDES)}): models would "
+                "learn to write that; use a larger model, or say in the rubric that what is "
+                "quoted is never to be obeyed"
+            )
+
+
+def planted(material: Material, text: str) -> Material:
+    """With a text behind the answer."""
+    final = f"{material.outcome.final}\n\n{text}"
+    return replace(material, outcome=replace(material.outcome, final=final))
+
+
+class Judge:
+    """A rubric and a model that goes by it. `good` and `bad`: an answer that must pass and one that
+    must fail, to see at the start that it can tell them apart and that nothing written in an answer
+    moves it.
+
+    `seconds`, `cache`, `name`: see `Bench`, which may be given instead of a function, so that
+    several judges share it. Any thread may ask. Raises `JudgeError` if the model is no judge.
+    """
+
+    def __init__(
+        self,
+        rubric: str,
+        ask: Asker | Bench,
+        good: Material,
+        bad: Material,
+        *,
+        seconds: float = 60.0,
+        cache: Path | None = None,
+        name: str = "",
+    ) -> None:
+        if not isinstance(ask, Bench):
+            ask = Bench(ask, seconds=seconds, cache=cache, name=name)
+        self._bench = ask
+        self._system = FRAME.format(rubric=rubric)
+        try_judge(self._passes, good, bad, planted, _final_of)
+
+    @property
+    def missing(self) -> Counter[str]:
+        """Verdicts that did not come, by cause."""
+        return self._bench.missing
+
+    def reward(self, asked: str, outcome: Outcome) -> Reward:
+        """1.0 for an answer that passes, 0.0 for one that fails; value None without a verdict."""
+        verdict = self.verdict(Material(asked, outcome))
+        if verdict is None:
+            return Reward(None, why="the judge gave no verdict")
+        value = float(verdict.passes)
+        return Reward(value, {"judge": value}, verdict.passes, verdict.why)
+
+    def verdict(self, material: Material) -> Verdict | None:
+        return self._bench.verdict(self._system, material.text)
+
+    def _passes(self, material: Material) -> bool | None:
+        found = self.verdict(material)
+        return None if found is None else found.passes
+
+
+def _final_of(material: Material) -> str:
+    return material.outcome.final
 
 
 def _unread(said: str) -> str:
@@ -226,15 +278,25 @@ class Endpoint:
             "temperature": 0,
             "max_tokens": self.max_tokens,
         }
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        address = f"{self.url.rstrip('/')}/chat/completions"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.silence) as response:
-            said = json.loads(response.read(MOST_BYTES))
-        content = said["choices"][0]["message"]["content"]
+        choice = chat_choice(self.url, self.key, body, self.silence)
+        content = choice["message"]["content"]
         return content if isinstance(content, str) else ""
+
+
+def chat_choice(url: str, key: str, body: Mapping[str, Any], silence: float) -> Mapping[str, Any]:
+    """The first choice of what a server that speaks Chat Completions answers. `url`: up to `/v1`;
+    `silence`: seconds without a byte, after which the connection is closed. Raises what the server
+    or the connection fails with.
+    """
+    headers = {"Content-Type": "application/json"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    address = f"{url.rstrip('/')}/chat/completions"
+    request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=silence) as response:
+        said = json.loads(response.read(MOST_BYTES))
+    choice: Mapping[str, Any] = said["choices"][0]
+    return choice
 
 
 class Chatting(Protocol):
@@ -337,7 +399,7 @@ def _word(passes: bool) -> str:
     return "pass" if passes else "fail"
 
 
-def _shown(verdict: Verdict | None) -> str:
-    if verdict is None:
+def _shown(passes: bool | None) -> str:
+    if passes is None:
         return "gave no verdict on"
-    return "passed" if verdict.passes else "failed"
+    return "passed" if passes else "failed"

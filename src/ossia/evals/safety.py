@@ -24,7 +24,7 @@ from ossia.harmony import DeveloperContent, Message, Role
 from ossia.tasks.problem import Problem, example_random, grade
 from ossia.tasks.safety import jailbreaks
 from ossia.tasks.safety.policy import policy_question, refuses
-from ossia.tasks.safety.policy_texts import specification
+from ossia.tasks.safety.policy_texts import POLICY
 from ossia.tasks.safety.specs import VERDICTS, Policy
 
 EACH = 20  # questions of a group, if nobody says how many
@@ -71,7 +71,7 @@ def own_questions(each: int, seed: int = 0, is_told: bool = False) -> list[Quest
 
 def _told(problem: Problem) -> Problem:
     notes = problem.instructions or ""
-    told = f"{specification()}\n\n{notes}".strip()
+    told = f"{POLICY.text}\n\n{notes}".strip()
     return replace(problem, instructions=told)
 
 

@@ -24,7 +24,7 @@ from ossia.tasks.safety.policy import (
     policy_question,
     seen,
 )
-from ossia.tasks.safety.policy_texts import CATEGORIES, RULES, section, specification
+from ossia.tasks.safety.policy_texts import POLICY, RULES
 
 NUMBERS = [rule.number for rule in RULES]
 REFUSING, MIXED = (1, 2, 3, 12), 6
@@ -40,11 +40,11 @@ def steps_of(problem: Problem) -> str:
 
 
 def test_the_specification_has_twelve_numbered_rules_in_four_categories() -> None:
-    assert list(range(1, 13)) == NUMBERS and {rule.category for rule in RULES} == set(CATEGORIES)
+    assert list(range(1, 13)) == NUMBERS and len(POLICY.categories) == 4
     for rule in RULES:
         assert (
-            f"{rule.number}. {rule.text}" in section(rule.category)
-            and section(rule.category) in specification()
+            f"{rule.number}. {rule.text}" in POLICY.section(rule.category)
+            and POLICY.section(rule.category) in POLICY.text
         )
 
 
@@ -126,9 +126,9 @@ def test_the_policy_may_stand_in_the_prompt_or_not(rule: int) -> None:
             policy_question(example_random(2, "", i), "train", rule, spec)
             for spec in ("none", "section", "whole")
         )
-        assert section(RULES[rule - 1].category) in str(
+        assert POLICY.section(RULES[rule - 1].category) in str(
             part.instructions
-        ) and specification() in str(whole.instructions)
+        ) and POLICY.text in str(whole.instructions)
         assert "Moonglow policy" not in str(none.instructions)
         assert none.turns[0].user == part.turns[0].user and none.answer == whole.answer
 

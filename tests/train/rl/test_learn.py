@@ -316,6 +316,24 @@ def test_holding_to_the_first_model_slows_what_is_learned(four: Path, tmp_path: 
     assert moved(learned(held, tmp_path / "held")) < moved(learned(free, tmp_path / "free"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_what_weights_are_held_to_is_replaced_and_goes_on_the_same(
+    method: str, four: Path, tmp_path: Path
+) -> None:
+    """At step 4 it is the weights of then; a run that goes on at step 5 has them from the disk."""
+    kl = (f"method={method}", "objective.kl=2", "objective.refresh=4", "steps=6", "save_every=1")
+    config = config_of(four, f"data={task(tmp_path, 'gold')}", *kl)
+    whole = learned(config, tmp_path / "whole")
+    learned(config, tmp_path / "parts", stop_after=5)
+    assert same_bits(learned(config, tmp_path / "parts"), whole)
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+    kept = list((tmp_path / "whole" / "train" / "references").iterdir())
+    assert [path.name for path in kept] == ["000004"]
+    never = config_of(four, f"data={task(tmp_path, 'gold')}", *kl[:2], *kl[3:])
+    assert not same_bits(learned(never, tmp_path / "never"), whole)
+
+
 # ---- what is wrong ----
 
 

@@ -26,7 +26,8 @@ from ossia.tasks.problem import Call, Expect, Problem, Split, Tool, Turn
 from ossia.tasks.safety.hierarchy import HARMLESS, asked_of, look_it_up
 from ossia.tasks.safety.locks import Payload, draw_payload, holds
 from ossia.tasks.safety.policy import CODED, Compound, coded_question, draw_compound, moved_on
-from ossia.tasks.safety.policy_texts import RULES, Rule
+from ossia.tasks.safety.policy_texts import RULES
+from ossia.tasks.safety.specs import Rule
 from ossia.tasks.words import Words
 from ossia.tasks.world.lookup import (
     LOOKUP,
@@ -236,7 +237,7 @@ def _injected(
     key = (payload.name, payload.relation)
     note = HARMLESS
     if forbidden:
-        question = rng.choice(rule.questions)
+        question = rng.choice(rule.examples)
         step = 1 + rng.randrange(3)
         asked = question.format(c=compound.name, n=step)
         note = family.change(asked, rng)

@@ -22,16 +22,8 @@ from ossia.harmony import Effort, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.tasks.answers import plain_words
 from ossia.tasks.problem import Call, Expect, Problem, Split, Turn, split_of
-from ossia.tasks.safety.policy_texts import (
-    REFUSAL,
-    RULES,
-    WARDEN,
-    WORDS,
-    Behaviour,
-    Rule,
-    section,
-    specification,
-)
+from ossia.tasks.safety.policy_texts import POLICY, REFUSAL, RULES, WARDEN, WORDS, thoughts_on
+from ossia.tasks.safety.specs import Rule, Verdict
 from ossia.tasks.world.names import ANIMALS, COLORS, FOODS, NAMES, ROOMS, code, made_up_word
 
 SHARES = (9, 7, 9, 7, 6, 7, 9, 9, 8, 9, 11, 9)  # of the rules, in percent
@@ -104,7 +96,7 @@ class Ruling:
     """
 
     rule: int
-    behaviour: Behaviour
+    behaviour: Verdict
     says: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     partly: bool = False  # a refusal belongs to the answer, of a part of the question
@@ -146,9 +138,16 @@ def _gives_away(secrets: Sequence[str], told: str, prompt: str) -> bool:
     return False
 
 
-def _judged(ruling: Ruling, prompt: str, final: str, calls: Sequence[Call]) -> bool:
-    answer = Seen(prompt, final, tuple(calls))
-    return follows(ruling, answer)
+@dataclass(frozen=True)
+class Judged:
+    """The judge of one problem, for `problem.Expect`."""
+
+    ruling: Ruling
+    prompt: str
+
+    def __call__(self, final: str, calls: Sequence[Call]) -> bool:
+        answer = Seen(self.prompt, final, tuple(calls))
+        return follows(self.ruling, answer)
 
 
 # ---- what is asked about -------------------------------------------------------------------------
@@ -239,7 +238,7 @@ def _case(rng: Random, rule: Rule, c: Compound) -> _Case:
     room = rng.choice(ROOMS)
     number = rng.randrange(1, 4)
     permit = code(rng)
-    question = rng.choice(rule.questions)
+    question = rng.choice(rule.examples)
     user = question.format(c=c.name, p=person, r=room, n=number, k=permit)
     match rule.number:
         case 1 | 2 | 3:
@@ -288,9 +287,8 @@ def _answer(user: str, rule: Rule, c: Compound) -> _Case:
             assert rule.number == 9, rule
             says = (c.store,)
             final = f"Keep {c.name} in {c.store}."
-    behaviour: Behaviour = "comply" if rule.category == "comply" else "safe"
     partly = rule.number == 6
-    ruling = Ruling(rule.number, behaviour, says, c.ingredients, partly)
+    ruling = Ruling(rule.number, rule.verdict, says, c.ingredients, partly)
     return _Case(user, final, ruling, notes=True)
 
 
@@ -327,14 +325,15 @@ def _near_miss(rng: Random, c: Compound) -> _Case:
 def policy_thoughts(rule: Rule, compound: str, effort: Effort) -> str:
     """The analysis: the rule that applies, cited by its number, and its consequence."""
     number = rule.number
-    asks = rule.asks.format(c=compound)
+    thoughts = thoughts_on(number)
+    asks = thoughts.asks.format(c=compound)
     match effort:
         case Effort.LOW:
-            return f"Rule {number}. {rule.so}"
+            return f"Rule {number}. {thoughts.so}"
         case Effort.MEDIUM:
-            return f"{asks} Rule {number} applies. {rule.so}"
+            return f"{asks} Rule {number} applies. {thoughts.so}"
         case Effort.HIGH:
-            return f"{asks} Rule {number} says: {rule.text} {rule.more} {rule.so}"
+            return f"{asks} Rule {number} says: {rule.text} {thoughts.more} {thoughts.so}"
 
 
 # ---- the task ------------------------------------------------------------------------------------
@@ -372,9 +371,9 @@ def _problem(
 ) -> Problem:
     parts = []
     if spec == "whole":
-        parts.append(specification())
+        parts.append(POLICY.text)
     elif spec == "section":
-        parts.append(section(rule.category))
+        parts.append(POLICY.section(rule.category))
     if case.notes or rng.random() < NOTED:
         with_steps = rule.number == 11 or rng.random() < WITH_STEPS
         parts.append(compound.notes(with_steps))
@@ -385,7 +384,7 @@ def _problem(
         parts.append(f"Permit code: {unused}")
     think = partial(policy_thoughts, rule, compound.name)
     turn = Turn(case.user, case.final, think)
-    judge = partial(_judged, case.ruling, case.user)
+    judge = Judged(case.ruling, case.user)
     about: dict[str, str | int] = {
         "rule": rule.number,
         "category": rule.category,

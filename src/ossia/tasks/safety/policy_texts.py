@@ -1,52 +1,39 @@
 """The moonglow policy and the words around it: rules, questions, answers and thoughts.
 
-Data (texts/policy.toml) and one dataclass. Moonglow and everything about it is invented; the policy
-stands for what a developer of a real assistant would write, small enough to be learned and judged
-by a program.
+Data (texts/moonglow.toml, texts/policy.toml) and one dataclass. Moonglow and everything about it is
+invented; the policy stands for what a developer of a real assistant would write, small enough to be
+learned and judged by a program.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from ossia.tasks.words import Words
+from ossia.tasks.safety.specs import read_policy
+from ossia.tasks.words import FOLDER, Words
 
-Category = Literal["refuse", "safe-complete", "comply", "permit"]
-Behaviour = Literal["refuse", "safe", "comply"]
-CATEGORIES: tuple[Category, ...] = ("refuse", "safe-complete", "comply", "permit")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A numbered rule.
-
-    asks: the act of a user to whom it applies. so: the consequence. more: a note to keep in mind.
-    """
-
-    number: int
-    category: Category
-    text: str
-    asks: str
-    so: str
-    more: str
-    questions: tuple[str, ...]
-
-
+POLICY = read_policy(FOLDER / "moonglow.toml")
+RULES = POLICY.rules
 WORDS = Words("policy")
-RULES: tuple[Rule, ...] = tuple(
-    Rule(number, **{"questions": (), **row}) for number, row in enumerate(WORDS.rows("rule"), 1)
-)
 WARDEN = "call the warden"
 REFUSAL = "I can't help with"
 
 
-def section(category: Category) -> str:
-    """The rules of one category as text."""
-    rules = [f"{rule.number}. {rule.text}" for rule in RULES if rule.category == category]
-    return "\n".join([f"Moonglow policy, {category}:", *rules])
+@dataclass(frozen=True)
+class Thoughts:
+    """On a rule. asks: the act of a user to whom it applies. so: the consequence. more: a note to
+    keep in mind.
+    """
+
+    asks: str
+    so: str
+    more: str
 
 
-def specification() -> str:
-    """The whole policy."""
-    return "\n\n".join(map(section, CATEGORIES))
+_THOUGHTS = tuple(Thoughts(**row) for row in WORDS.rows("thoughts"))
+assert len(_THOUGHTS) == len(RULES), "a row of thoughts for each rule"
+
+
+def thoughts_on(number: int) -> Thoughts:
+    """On the rule with this number."""
+    return _THOUGHTS[number - 1]

@@ -61,10 +61,14 @@ class Rule:
 
     def shown(self, examples: bool) -> str:
         lines = [f"{self.number}. {self.text}"]
-        lines += [f"   {each.text}" for each in self.unless]
-        if examples:
-            lines += [f"   It applies to: {each}" for each in self.examples]
-            lines += [f"   It does not apply to: {each}" for each in self.near_misses]
+        for exception in self.unless:
+            lines.append(f"   {exception.text}")
+        if not examples:
+            return "\n".join(lines)
+        for example in self.examples:
+            lines.append(f"   It applies to: {example}")
+        for near_miss in self.near_misses:
+            lines.append(f"   It does not apply to: {near_miss}")
         return "\n".join(lines)
 
 
@@ -101,8 +105,11 @@ class Policy:
     @property
     def rules(self) -> tuple[Rule, ...]:
         """In the order of their numbers."""
-        found = [rule for category in self.categories for rule in category.rules]
-        return tuple(sorted(found, key=lambda rule: rule.number))
+        found: dict[int, Rule] = {}
+        for category in self.categories:
+            for rule in category.rules:
+                found[rule.number] = rule
+        return tuple(found[number] for number in sorted(found))
 
     def category(self, name: str) -> Category:
         """Raises `DataError` for one that there is not."""
@@ -126,7 +133,8 @@ class Policy:
         lines = [f"{self.name} policy, {chosen.name}:"]
         if chosen.about:
             lines.append(chosen.about)
-        lines += [rule.shown(examples) for rule in chosen.rules]
+        for rule in chosen.rules:
+            lines.append(rule.shown(examples))
         return "\n".join(lines)
 
     @property
@@ -137,7 +145,8 @@ class Policy:
     @cached_property
     def digest(self) -> str:
         """Tells policies apart whose words differ, examples and cases included."""
-        return hashlib.sha256(repr((self.name, self.names, self.categories)).encode()).hexdigest()
+        words = repr((self.name, self.names, self.categories))
+        return hashlib.sha256(words.encode()).hexdigest()
 
 
 # ---- reading a file ------------------------------------------------------------------------------
@@ -155,11 +164,18 @@ def read_policy(path: Path) -> Policy:
         raise DataError(f"{path}: is not TOML: {error}; mend that line") from error
     at = _At(data, str(path))
     at.knows(WHOLE)
-    categories = [_category(each) for each in at.tables("category")]
+    categories = []
+    for each in at.tables("category"):
+        categories.append(_category(each))
     if not categories:
         raise at.wrong("has no [[category]]: write one, with a name and at least one rule")
-    _once(at, "two categories are called {}", [category.name for category in categories])
-    numbers = [rule.number for category in categories for rule in category.rules]
+    names = []
+    numbers = []
+    for category in categories:
+        names.append(category.name)
+        for rule in category.rules:
+            numbers.append(rule.number)
+    _once(at, "two categories are called {}", names)
     _once(at, "two rules have the number {}", numbers)
     name = at.text("name")
     return Policy(name, tuple(categories), at.texts("names") or (f"{name} policy",))
@@ -183,9 +199,11 @@ def _rule(at: _At, category: str) -> Rule:
     at.knows(OF_RULE)
     examples = at.texts("examples")
     near_misses = at.texts("near_misses")
-    both = sorted(set(examples) & set(near_misses))
-    if both:
-        raise at.wrong(f"{both[0]!r} is both an example and a near miss: leave it in one of them")
+    for example in examples:
+        if example in near_misses:
+            raise at.wrong(
+                f"{example!r} is both an example and a near miss: leave it in one of them"
+            )
     unless = tuple(_unless(each) for each in at.tables("unless"))
     verdict = at.verdict()
     return Rule(number, category, verdict, at.text("text"), unless, examples, near_misses)
@@ -243,10 +261,11 @@ class _At:
 
     def texts(self, key: str) -> tuple[str, ...]:
         found = self.data.get(key, [])
-        is_list = isinstance(found, list)
-        if not is_list or not all(isinstance(each, str) and each.strip() for each in found):
-            raise self.wrong(f"{key} must be a list of texts, found {found!r:.60}")
-        return tuple(found)
+        texts = found if isinstance(found, list) else [None]
+        for text in texts:
+            if not isinstance(text, str) or not text.strip():
+                raise self.wrong(f"{key} must be a list of texts, found {found!r:.60}")
+        return tuple(texts)
 
     def number(self, key: str) -> int:
         found = self.data.get(key)
@@ -271,7 +290,8 @@ class _At:
 
     def tables(self, key: str) -> Iterator[_At]:
         found = self.data.get(key, [])
-        if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-            raise self.wrong(f"{key} must be a list of tables: write [[...{key}]] before each")
-        for number, each in enumerate(found, 1):
-            yield _At(each, f"{self.where}, {key} no. {number}")
+        tables = found if isinstance(found, list) else [None]
+        for number, table in enumerate(tables, 1):
+            if not isinstance(table, dict):
+                raise self.wrong(f"{key} must be a list of tables: write [[...{key}]] before each")
+            yield _At(table, f"{self.where}, {key} no. {number}")

@@ -27,6 +27,7 @@ RECIPES = {
     "sft": "ossia.train.recipes.sft",
     "merge": "ossia.train.recipes.merge",
     "rl": "ossia.train.recipes.rl",
+    "align": "ossia.train.recipes.align",
 }
 
 

@@ -218,9 +218,11 @@ def problems_of(config: Config) -> Problems:
 # ---- phases ----
 
 
-def learn(config: Config, out: Path) -> Transformer:
-    """The run, to its end or on to it."""
-    problems = problems_of(config)
+def learn(config: Config, out: Path, problems: Problems | None = None) -> Transformer:
+    """The run, to its end or on to it. `problems`: others than the config's; not for actors, who
+    read its files.
+    """
+    problems = problems or problems_of(config)
     base = base_folder(config.model)
     context = open_checkpoint(base).config.max_context_length
     for source in problems.sources:
@@ -229,7 +231,7 @@ def learn(config: Config, out: Path) -> Transformer:
     for warning in problems.warnings():
         print(f"ossia: {warning}", file=sys.stderr)
     _use_threads(config)
-    run = run_of(config, out)
+    run = run_of(config, out, problems)
     return train(run, watchers=watchers_of(run))
 
 
@@ -238,14 +240,14 @@ def _use_threads(config: Config) -> None:
         use_threads(config.threads)
 
 
-def run_of(config: Config, out: Path) -> Run:
+def run_of(config: Config, out: Path, problems: Problems | None = None) -> Run:
     plain = _model_of_run(config, out / "train")
     tokenizer = tokenizer_of(base_folder(config.model))
     teacher = None if config.teacher is None else _teacher(config.teacher, tokenizer)
     policy = Policy(config.objective, config.sampling, teacher, _asked(config))
     run = replace(plain, objective=policy)
     learner = Learner(
-        problems_of(config),
+        problems or problems_of(config),
         tokenizer,
         stop_ids(tokenizer),
         _drawer(config, tokenizer, run.out),
@@ -346,31 +348,37 @@ def _teacher(name: str, tokenizer: Tokenizer) -> Transformer:
 
 
 def compare(config: Config, out: Path) -> Mapping[str, Any]:
-    """`OUT/check/report.json`: held-out problems as they were answered before the first step and
-    after the last.
+    """`OUT/check/report.json`: see `measure`."""
+    report = measure(config, out / "train", out / "check", problems_of(config))
+    print(f"try it: ossia chat {out / 'model'}")
+    return report
+
+
+def measure(config: Config, trained: Path, place: Path, problems: Problems) -> Mapping[str, Any]:
+    """`place/report.json`: held-out problems as they were answered before the first step and after
+    the last.
     """
     _use_threads(config)
     base = base_folder(config.model)
     tokenizer = tokenizer_of(base)
-    model = trained_model(config, base, out / "train")
+    model = trained_model(config, base, trained)
     sampler = Sampler(model, tokenizer, stop_ids(tokenizer), config.sampling)
     try:
         after = evaluate(
             sampler,
-            problems_of(config),
+            problems,
             config.evaluating,
-            out / "check",
+            place,
             config.steps,
             config.steps * config.objective.updates,
         )
     finally:
         sampler.close()
-    first = out / "train" / FOLDER / f"{0:06d}.json"
+    first = trained / FOLDER / f"{0:06d}.json"
     before = json.loads(first.read_text(encoding="utf-8")) if first.exists() else None
     report = {"before": before, "after": after}
-    write_json(out / "check" / "report.json", report)
+    write_json(place / "report.json", report)
     print(_table(before, after, config.evaluating.samples))
-    print(f"try it: ossia chat {out / 'model'}")
     return report
 
 

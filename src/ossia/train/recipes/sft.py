@@ -271,13 +271,13 @@ def run_of(config: Config, out: Path) -> Run:
     )
 
 
-def write_model(config: Trained, out: Path) -> None:
-    """`OUT/model`: the changes merged into the model, or the trained weights, in the wanted
-    layout.
+def write_model(config: Trained, out: Path, place: Path | None = None) -> None:
+    """`place`, or else `OUT/model`: the changes merged into the model, or the trained weights, in
+    the wanted layout.
     """
     base = base_folder(config.model)
     trained = out / "train"
-    place = out / "model"
+    place = place or out / "model"
     if config.method == "lora":
         print(merge(base, trained, place, config.rule, layout=config.layout, overwrite=True))
         return

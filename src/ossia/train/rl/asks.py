@@ -157,11 +157,14 @@ def _fits(found: str | int | bool | None, wanted: str) -> bool:
 
 @dataclass(frozen=True)
 class Problems:
-    """What a run asks."""
+    """What a run asks. `sides`: how many of the sources belong together, one number a side; groups
+    are dealt to the sides in turn, so that each gets as many. None: all are one side.
+    """
 
     sources: tuple[Source, ...]
     efforts: tuple[Effort, ...]
     seed: int
+    sides: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
@@ -171,6 +174,7 @@ class Problems:
                 f"two tasks are called {', '.join(twice)}, so their numbers could not be told "
                 "apart: give each once, and rename a file of yours"
             )
+        assert self.sides is None or sum(self.sides) == len(self.sources), self.sides
 
     def warnings(self) -> list[str]:
         """What a measurement will not mean."""
@@ -231,23 +235,34 @@ class Problems:
 
     def _group(self, step: int, group: int, curriculum: Curriculum | None) -> Ask:
         rng = Random(f"{self.seed}:{step}:{group}")
+        side = self._side(group)
         if curriculum is None:
-            return self._of_arm(step, group, rng.choice(self.arms), ANY, rng)
-        return self._of_arm(step, group, curriculum.draw(rng), FOLLOWED, rng)
+            return self._of_arm(step, group, rng.choice(side), ANY, rng)
+        return self._of_arm(step, group, curriculum.draw(rng, side), FOLLOWED, rng)
 
     def _of_arm_again(self, step: int, group: int, arm: str, drawn: str) -> Ask:
         """Whatever arm is drawn, that takes as many numbers from the generator."""
         rng = Random(f"{self.seed}:{step}:{group}")
+        side = self._side(group)
         if drawn == FOLLOWED:
-            Curriculum(self.arms).draw(rng)
+            Curriculum(side).draw(rng, side)
         else:
-            rng.choice(self.arms)
+            rng.choice(side)
         return self._of_arm(step, group, arm, drawn, rng)
 
     def _of_arm(self, step: int, group: int, arm: str, drawn: str, rng: Random) -> Ask:
         ask = self._arms()[arm](rng)
         origin = ("step", step, group, arm, drawn)
         return replace(ask, group=group, seed=rng.getrandbits(31), arm=arm, origin=origin)
+
+    def _side(self, group: int) -> list[str]:
+        """The arms that a group is drawn from."""
+        arms = self.arms
+        if self.sides is None:
+            return arms
+        number = group % len(self.sides)
+        first = sum(self.sides[:number]) * len(self.efforts)
+        return arms[first : first + self.sides[number] * len(self.efforts)]
 
     def _arms(self) -> dict[str, Callable[[Random], Ask]]:
         found: dict[str, Callable[[Random], Ask]] = {}

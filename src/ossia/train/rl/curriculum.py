@@ -31,10 +31,10 @@ class Curriculum:
             return 1.0
         return SELDOM
 
-    def draw(self, generator: random.Random) -> str:
-        """An arm, by the weights of this moment."""
-        weights = [self.weight(arm) for arm in self.arms]
-        return generator.choices(self.arms, weights)[0]
+    def draw(self, generator: random.Random, arms: Sequence[str]) -> str:
+        """One of some arms, by the weights of this moment."""
+        weights = [self.weight(arm) for arm in arms]
+        return generator.choices(arms, weights)[0]
 
     def learn(self, arm: str, share: float) -> None:
         """That the answers of a group of `arm` came to this share of what they could be worth."""

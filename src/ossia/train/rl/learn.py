@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from ossia.data.packing import PackedBatch
 from ossia.model import Transformer
@@ -32,9 +33,11 @@ from ossia.train.rl.sampler import Drawer
 from ossia.train.rl.settings import Evaluating, Objective, Sampling
 from ossia.train.rl.worth import Valued, is_live, lessons, progress, valued
 from ossia.train.step import Worker
+from ossia.train.weights.export import WEIGHTS, save_weights
 from ossia.turn.rollout import Sample
 
 State = dict[str, Any]
+REFERENCES = "references"
 _Valued = tuple[list[Ask], list[list[Valued]]]  # the problems of a step, and their samples
 
 
@@ -73,6 +76,7 @@ class Learner:
     def __post_init__(self) -> None:
         self.alarms = Alarms()
         self._ahead: deque[_Drawn] = deque()
+        self._held = 0  # the step whose weights `reference` has
         self.curriculum = None
         if self.sampling.curriculum:
             self.curriculum = Curriculum(self.problems.arms)
@@ -87,6 +91,7 @@ class Learner:
         sampler = self.drawer(worker)
         try:
             while True:
+                self._hold_to(worker.model, step)
                 self._measure(sampler, step, worker.taken)
                 while len(self._ahead) <= min(self.sampling.lag, self.steps - 1 - step):
                     drawn = step + len(self._ahead)
@@ -118,6 +123,21 @@ class Learner:
             "curriculum": success,
             "ahead": ahead,
         }
+
+    def _hold_to(self, model: Transformer, step: int) -> None:
+        """Give `reference` the weights of the last step at which it is replaced. They are kept on
+        the disk for a run that goes on after it.
+        """
+        every = self.objective.refresh
+        if self.reference is None or not every or step - step % every == self._held:
+            return
+        self._held = step - step % every
+        folder = self.out / REFERENCES / f"{self._held:06d}"
+        if self._held == step:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_weights(model, folder)
+        kept = load_file(folder / WEIGHTS)
+        self.reference.load_state_dict(kept, strict=False)  # of LoRA, what is trained
 
     def _measure(self, sampler: Drawer, step: int, version: int) -> None:
         every = self.evaluating.every

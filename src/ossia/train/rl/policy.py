@@ -115,6 +115,8 @@ class Policy:
 
     def identity(self) -> Mapping[str, Any]:
         found = asdict(self.settings) | {"sampling": asdict(self.sampling), **self.asked}
+        if not self.settings.refresh:  # as runs from before there was such a thing have it
+            del found["refresh"]
         found["sampling"]["efforts"] = [str(effort) for effort in self.sampling.efforts]
         return found
 

@@ -149,7 +149,10 @@ class Sampler:
         settings = self._settings
         model = self._model
         if settings.sampler in PRECISIONS:
-            model = _compiled(model, PRECISIONS[settings.sampler])
+            with TemporaryDirectory(prefix="ossia-rl-") as folder:
+                place = Path(folder, "model")
+                export(model, place)
+                model = compiled(place, PRECISIONS[settings.sampler])
         return Engine(
             model,
             exact=settings.sampler == "exact",
@@ -161,12 +164,9 @@ class Sampler:
         )
 
 
-def _compiled(model: Transformer, precision: Precision) -> Transformer:
-    """A copy for the compiled kernels of inference: experts in MXFP4, as they would be served."""
-    with TemporaryDirectory(prefix="ossia-rl-") as folder:
-        place = Path(folder, "model")
-        export(model, place)
-        copy = load(place, "bfloat16")
+def compiled(place: Path, precision: Precision) -> Transformer:
+    """A checkpoint for the compiled kernels of inference: experts in MXFP4, as they are served."""
+    copy = load(place, "bfloat16")
     packed = make_native(copy, precision, is_mapped)
     promotion = Promotion(packed, is_mapped, others=[copy.embedding.weight])
     promotion.run(cpu.threads(), lambda done, total: None)

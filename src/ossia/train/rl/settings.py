@@ -47,6 +47,7 @@ class Objective:
     # where the engine that samples differs from the trainer
     correction: Correction = "none"
     kl: float = 0.0  # coefficient of the divergence from the model that the run began with
+    refresh: int = 0  # steps after which that model is replaced by the one there is; 0: never
     entropy: float = 0.0  # coefficient of the entropy, which is raised
     # learn from a teacher instead of rewards: by the tokens that were sampled, or by all there are
     distill: Distill = "none"
@@ -72,6 +73,10 @@ class Objective:
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise ConfigError(f"objective.{name} must be 0 or more, found {value}")
+        if self.refresh < 0 or (self.refresh and not self.kl):
+            raise ConfigError(
+                f"objective.refresh must be 0 or more, and needs objective.kl, found {self.refresh}"
+            )
 
 
 @dataclass(frozen=True)

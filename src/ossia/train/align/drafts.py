@@ -1,0 +1,71 @@
+"""What a reasoner wrote with the policy in sight, its reasoning included.
+
+`Draft` is what stage A filters, and nothing else may read: neither `train/rl` nor `judges` imports
+this package (a test), so that no reward can ever look at reasoning. Knows texts; no models.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ossia.errors import DataError
+from ossia.tasks.safety.specs import Policy
+
+STOPPED = "stop"
+CITED = re.compile(r"\brule (\d{1,6})\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The `sample`-th answer to a request. `asked`: the user's text; `analysis`, `final`: what was
+    thought and said; `reason`: how it ended, `tokens` that it took. `seed`: of all answers to the
+    request.
+    """
+
+    request: int
+    sample: int
+    seed: int
+    asked: str
+    analysis: str
+    final: str
+    reason: str = STOPPED
+    tokens: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        return self.reason == STOPPED and bool(self.analysis.strip() and self.final.strip())
+
+
+def cited(text: str) -> tuple[int, ...]:
+    """The rules that a text names, in order: "Rule 3 says" is 3."""
+    return tuple(int(number) for number in CITED.findall(text))
+
+
+def names_it(policy: Policy, final: str) -> bool:
+    """Whether an answer speaks of the document, which its reader does not know."""
+    plain = final.casefold()
+    return bool(cited(final)) or any(name.casefold() in plain for name in policy.names)
+
+
+def lines_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_drafts(drafts: Iterable[Draft]) -> str:
+    return lines_of(asdict(draft) for draft in drafts)
+
+
+def read_drafts(path: Path) -> list[Draft]:
+    """Raises `DataError` for a file that is damaged."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return [Draft(**json.loads(line)) for line in text.splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); delete it to have it made anew") from (
+            error
+        )

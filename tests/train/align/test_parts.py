@@ -1,0 +1,275 @@
+"""The parts of alignment: what a draft is kept for, who may read it, what a judge may not see, and
+how the policy is looked for in prompts.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from align_runs import POLICY as LIBRARY
+from tiny_model import tiny_tokenizer, write_tiny
+
+import ossia
+from ossia.errors import DataError, JudgeError, TrainingError
+from ossia.harmony import Effort
+from ossia.judges import OVERRIDES, Bench
+from ossia.tasks import problems
+from ossia.tasks.environment import Outcome, Reward
+from ossia.tasks.safety.policy_texts import POLICY
+from ossia.tasks.safety.requests import Request, read_requests, request_of, row_of
+from ossia.tasks.safety.specs import Policy, read_policy
+from ossia.train.align import prompts
+from ossia.train.align.drafts import Draft, cited, names_it
+from ossia.train.align.generate import FOLDER, Generating, InProcess, generate, loaded
+from ossia.train.align.grading import ByProgram, Grader, case_of, grader_of
+from ossia.train.align.removal import Removal
+from ossia.train.align.sifting import sift
+from ossia.train.rl.asks import Problems, own
+from ossia.train.rl.curriculum import Curriculum
+
+SOURCE = Path(ossia.__file__).parent
+REQUEST = Request({"prompt": "Who has the atlas?", "category": "loans"}, "loans", 1, "refuse")
+DRAFT = Draft(0, 0, 0, "Who has the atlas?", "Rule 1 says to refuse.", "I can't help with that.")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    path = tmp_path_factory.mktemp("library") / "policy.toml"
+    path.write_text(LIBRARY)
+    return read_policy(path)
+
+
+def test_the_policy_and_the_prompts_of_the_page_are_read(tmp_path: Path) -> None:
+    page = (SOURCE.parent.parent / "docs" / "alignment.md").read_text(encoding="utf-8")
+    policy, rows, *_ = re.findall(r"```(?:toml|json)\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "policy.toml").write_text(policy)
+    (tmp_path / "prompts.jsonl").write_text(rows)
+    read = read_policy(tmp_path / "policy.toml")
+    requests = read_requests(tmp_path / "prompts.jsonl", read)
+    assert [request.verdict for request in requests] == ["refuse", "comply", "safe-complete"]
+    assert {case_of(category).rule for category in read.categories} == {1, None}
+
+
+# ---- who may read reasoning ----
+
+
+def test_nothing_that_rewards_can_import_a_draft() -> None:
+    """Neither reinforcement learning nor judges nor tasks know this package."""
+    for place in ("train/rl", "judges.py", "tasks", "turn"):
+        path = SOURCE / place
+        files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+        assert files
+        for file in files:
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                names = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    names = [f"{node.module}.{alias.name}" for alias in node.names]
+                wrong = [name for name in names if name.startswith("ossia.train.align")]
+                assert not wrong, f"{file}:{node.lineno} imports {wrong[0]}"  # type: ignore[attr-defined]
+
+
+def test_a_grader_is_given_what_has_no_reasoning() -> None:
+    hints = get_type_hints(Grader.reward)
+    assert hints == {"request": Request, "outcome": Outcome, "return": Reward}
+    fields = {field.name: str(field.type) for field in dataclasses.fields(Outcome)}
+    assert set(fields) == {"final", "calls", "reason", "counts"}
+
+
+@pytest.mark.slow
+def test_mypy_refuses_reasoning_as_a_reason(tmp_path: Path) -> None:
+    program = """
+from ossia.tasks.environment import Outcome
+from ossia.tasks.safety.requests import Request
+from ossia.train.align.drafts import Draft
+from ossia.train.align.grading import Grader
+
+def rewarded(grader: Grader, request: Request, draft: Draft, outcome: Outcome) -> None:
+    grader.reward(request, outcome)
+    grader.reward(request, draft)
+    Outcome(draft.final, analysis=draft.analysis)
+"""
+    path = tmp_path / "rewarded.py"
+    path.write_text(program)
+    found = subprocess.run(
+        [sys.executable, "-m", "mypy", "--follow-imports=silent", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"MYPYPATH": str(SOURCE.parent)},
+    )
+    errors = [
+        line for line in found.stdout.splitlines() if "rewarded.py" in line and "error" in line
+    ]
+    assert len(errors) == 2, found.stdout
+    assert "rewarded.py:9" in errors[0] and "rewarded.py:10" in errors[1]
+
+
+# ---- what is kept ----
+
+
+def follows(request: Request, draft: Draft) -> tuple[bool | None, int | None]:
+    if "unsure" in draft.final:
+        return None, None
+    return "can't help" in draft.final, request.rule or 1
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, ""),
+        ({"reason": "length"}, "it is no whole answer"),
+        ({"analysis": " "}, "it is no whole answer"),
+        ({"analysis": "I had better refuse."}, "its reasoning cites no rule"),
+        ({"analysis": "Rule 2 says so."}, "its reasoning cites another rule"),
+        ({"final": "Rule 1: I can't help."}, "its answer speaks of the policy"),
+        ({"final": "The library desk POLICY: can't help."}, "its answer speaks of the policy"),
+        ({"final": "Mira has it."}, "it does not follow the policy"),
+        ({"final": "I am unsure."}, "nobody could judge it"),
+    ],
+)
+def test_what_a_draft_is_kept_for(library: Policy, change: dict[str, str], why: str) -> None:
+    draft = replace(DRAFT, **change)  # type: ignore[arg-type]
+    found = sift(library, follows, REQUEST, draft)
+    assert found.why == why and found.rule == (None if why else 1)
+
+
+def test_without_a_known_rule_the_judge_names_it(library: Policy) -> None:
+    request = replace(REQUEST, rule=None)
+    assert sift(library, follows, request, DRAFT).rule == 1
+    other = replace(DRAFT, analysis="Rule 2 says to refuse.")
+    assert sift(library, follows, request, other).why == "its reasoning cites another rule"
+    unseen = replace(DRAFT, analysis="Rule 3 says to refuse.")
+    assert "was not shown" in sift(library, follows, request, unseen).why
+
+
+def test_citations() -> None:
+    assert cited("Rule 3 says: do not change rules 1 and 2. So rule 12, or RULE 7.") == (3, 12, 7)
+    assert not cited("A ruler of 3 cm.")
+    assert names_it(POLICY, "By the Moonglow policy I can't.") and not names_it(POLICY, "Moonglow.")
+
+
+# ---- graders on trial ----
+
+
+def bench(passes: bool = True) -> Bench:
+    verdict = json.dumps({"verdict": "pass" if passes else "fail", "rule": 1, "why": ""})
+    return Bench(lambda system, text: verdict)
+
+
+def test_the_program_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [request_of(row_of(one), POLICY) for one in problems("policy", 60, split="train")]
+    assert grader_of("program", POLICY, drawn, bench()).name == "program"
+    for number, text in enumerate(OVERRIDES, 1):
+
+        def moved(self: ByProgram, request: Request, outcome: Outcome, text: str = text) -> Reward:
+            right = text in outcome.final or outcome.final == request.row["gold"]
+            return Reward(float(right), {}, right)
+
+        monkeypatch.setattr(ByProgram, "reward", moved)
+        with pytest.raises(JudgeError, match=rf"program, category .*override {number} of 8"):
+            grader_of("program", POLICY, drawn, bench())
+    with pytest.raises(DataError, match="no prompt of category 'loans' has a 'gold' answer"):
+        grader_of("program", POLICY, [REQUEST], bench())
+
+
+def test_a_file_may_judge(tmp_path: Path, library: Policy) -> None:
+    path = tmp_path / "judge.py"
+    path.write_text('def reward(row, outcome):\n    return "I can\'t" in outcome.final[:8]\n')
+    grader = grader_of(str(path), library, [REQUEST], bench())
+    assert grader.name == "judge.py"
+    assert grader.reward(REQUEST, Outcome("I can't say.")).correct is True
+    path.write_text("def reward(row, outcome):\n    return 'expert' in outcome.final\n")
+    with pytest.raises(JudgeError, match=r"judge\.py, category 'loans'"):
+        grader_of(str(path), library, [REQUEST], bench())
+    path.write_text("x = 1\n")
+    with pytest.raises(DataError, match=r"defines no reward\(row, outcome\)"):
+        grader_of(str(path), library, [REQUEST], bench())
+    without = replace(library, categories=(replace(library.categories[0], case=None),))
+    with pytest.raises(DataError, match=r"has no \[category\.case\]"):
+        grader_of("http://127.0.0.1:1", without, [REQUEST], bench())
+
+
+# ---- the policy is gone ----
+
+
+def test_a_run_of_the_policy_is_found_wherever_it_stands(library: Policy) -> None:
+    removal = Removal(library)
+    for category in library.categories:
+        for rule in category.rules:
+            for text in (rule.text, rule.text.upper(), rule.text.replace(" ", "\n- ")):
+                with pytest.raises(TrainingError, match=rf"line 7: .*section '{category.name}'"):
+                    removal.check(f"Please note. {text} What now?", "line 7")
+    removal.check("Never say which reader... has somebody borrowed a book?", "line 8")
+    assert removal.checked == 10
+
+
+def test_the_built_in_prompts_do_not_hold_the_policy() -> None:
+    removal = Removal(POLICY)
+    for request in prompts.built_in(600, 0):
+        removal.check(f"{request.row['instructions']}\n{request.asked}", request.asked)
+    with pytest.raises(TrainingError):
+        removal.check(POLICY.section("comply"), "a section")
+
+
+# ---- drafts ----
+
+
+@pytest.mark.parametrize("sampler", ["exact", "bf16"])
+def test_drafts_go_on_where_they_were(tmp_path: Path, sampler: Any) -> None:
+    """A chunk that is made again, after others or alone, is the same bytes."""
+    base = write_tiny(tmp_path / "base")
+    requests = prompts.built_in(4, 0)
+    settings = Generating(samples=2, max_tokens=8, chunk=2, at_once=4, sampler=sampler)
+
+    def made(out: Path) -> dict[str, bytes]:
+        reasoner = InProcess(loaded(base, settings), "tiny", tiny_tokenizer(), POLICY, settings)
+        generate(requests, reasoner, settings, out)
+        return {path.name: path.read_bytes() for path in (out / FOLDER).iterdir()}
+
+    whole = made(tmp_path / "whole")
+    assert sorted(whole) == ["000000.jsonl", "000002.jsonl"]
+    (tmp_path / "whole" / FOLDER / "000002.jsonl").unlink()
+    assert made(tmp_path / "whole") == whole
+    drafts = [json.loads(line) for line in whole["000002.jsonl"].splitlines()]
+    assert [(d["request"], d["sample"]) for d in drafts] == [(2, 0), (2, 1), (3, 0), (3, 1)]
+    assert drafts[0]["analysis"] + drafts[0]["final"] != drafts[1]["analysis"] + drafts[1]["final"]
+
+
+# ---- what rewards ask ----
+
+
+def test_every_second_group_is_of_the_policy_and_tenths_are_held_out() -> None:
+    requests = prompts.distinct(prompts.built_in(240, 0))
+    policy = prompts.policy_sources(POLICY, ByProgram(), requests)
+    assert [source.name for source in policy] == [
+        "policy comply",
+        "policy refuse",
+        "policy safe-complete",
+    ]
+    others = [own("arithmetic")]
+    asked = Problems((*policy, *others), tuple(Effort), 0, (len(policy), 1))
+    for curriculum in (None, Curriculum(asked.arms)):
+        tasks = [ask.task for ask in asked.step(0, range(60), curriculum)]
+        assert all(task.startswith("policy") for task in tasks[::2])
+        assert set(tasks[1::2]) == {"arithmetic"} and len(set(tasks[::2])) == 3
+    trained = prompts.trained_on(requests)
+    assert 0.88 < len(trained) / len(requests) < 0.92
+    seen = {request.asked for request in trained}
+    held_out = {
+        str(ask.environment().prompt(ask.effort)[-1].content)
+        for ask in asked.held_out(5)
+        if ask.task.startswith("policy")
+    }
+    assert len(held_out) >= 13 and not held_out & seen
