@@ -77,10 +77,10 @@ class Sizes:
 
 
 STANDARD = Sizes(
-    base=500,
-    lessons=150,
+    base=900,
+    lessons=300,
     tokens=4096,
-    steps=20,
+    steps=30,
     groups=16,
     samples=8,
     max_tokens=256,
@@ -105,7 +105,7 @@ PROFILES: dict[Profile, Sizes] = {
         STANDARD, base=300, lessons=80, steps=6, groups=12, samples=6, runs=3, each=10, answers=1
     ),
     "standard": STANDARD,
-    "full": replace(STANDARD, base=900, lessons=300, steps=60, each=48, answers=4),
+    "full": replace(STANDARD, base=1_800, lessons=600, steps=60, each=48, answers=4),
 }
 
 

@@ -21,6 +21,7 @@ COLOURS = (
     "#56b4e9",
     "#444444",
 )  # told apart by most eyes
+CROWDED = 5  # names of a legend that find room beside the numbers
 WIDTH, HEIGHT, ACROSS = 4.2, 3.2, 3  # inches of a panel, panels in a row
 STYLE: Any = {  # of matplotlib's, which types its keys one by one
     "svg.fonttype": "none",
@@ -73,7 +74,9 @@ def _panel(axis: Any, panel: Mapping[str, Any]) -> None:
         axis.minorticks_off()
     if panel["log_y"]:
         axis.set_yscale("log")
-    if len(panel["series"]) > 1:
+    if len(panel["series"]) > CROWDED:  # inside, it would cover the numbers
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1), ncols=2)
+    elif len(panel["series"]) > 1:
         axis.legend()
 
 
