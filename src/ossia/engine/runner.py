@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ossia.engine.budget import make_tables
-from ossia.engine.kv import NativeCache, TorchCache
+from ossia.engine.kv import DeviceCache, NativeCache, TorchCache
 from ossia.engine.pages import PageCopy, PageTables
 from ossia.engine.request import Request, SamplingParams
 from ossia.engine.scheduler import Work
-from ossia.kernels import as_in_training
+from ossia.kernels import as_in_training, triton
+from ossia.kernels.linear import widened
 from ossia.kernels.logprobs import logits_of
+from ossia.kernels.triton import paging
 from ossia.model import Transformer
 
 
@@ -38,9 +40,12 @@ class Runner:
         self.records_experts = records_experts
         self.experts: NDArray[np.int16] | None = None
         config = model.config
-        self.cache: NativeCache | TorchCache
+        self.cache: NativeCache | DeviceCache | TorchCache
         if model.compiled:
             self.cache = NativeCache(config, tables, model.kv_kind)
+        elif not exact and on_device(model) is None:
+            dtype = widened(torch.empty(0, dtype=model.compute_dtype, device=model.device)).dtype
+            self.cache = DeviceCache(config, tables, dtype, model.device)
         else:
             self.cache = TorchCache(config, tables, model.compute_dtype, model.device)
 
@@ -50,8 +55,8 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, scheduled: Sequence[Work]) -> Tensor:
-        """Float32 logits [R, V] on the CPU. For each sampling request, in order: a row after its
-        last known token, and one after each of its drafts.
+        """Float32 logits [R, V], on the CPU unless the kernels of a GPU serve. For each sampling
+        request, in order: a row after its last known token, and one after each of its drafts.
         """
         rows: list[int] = []
         end = 0
@@ -63,7 +68,8 @@ class Runner:
         hidden_RD = self._hidden(scheduled, rows_R)
         if self.exact:
             return logits_of(hidden_RD, self.model.unembedding.weight)
-        return self.model.unembed(hidden_RD).float().cpu()
+        logits_RV = self.model.unembed(hidden_RD).float()
+        return logits_RV if isinstance(self.cache, DeviceCache) else logits_RV.cpu()
 
     @torch.inference_mode()
     def hidden(self, scheduled: Sequence[Work], rows: Tensor | None = None) -> Tensor:
@@ -99,6 +105,15 @@ class Runner:
 
     def _kernels(self) -> AbstractContextManager[None]:
         return as_in_training() if self.exact else nullcontext()
+
+
+def on_device(model: Transformer) -> str | None:
+    """Why the kernels of a GPU do not serve a model; None if they do."""
+    c = model.config
+    reason = triton.why_not(model.device)
+    if reason is not None:
+        return reason
+    return paging.unsupported(c.num_attention_heads, c.num_key_value_heads, c.head_dim)
 
 
 def _tensor(numbers: Sequence[int]) -> Tensor:

@@ -16,18 +16,20 @@ from collections.abc import Iterable
 import torch
 
 from ossia.kernels import contest, cpu, products
-from ossia.kernels.attention import attention
+from ossia.kernels.attention import attend_pages, attention
 from ossia.kernels.attention_training import attention_training
-from ossia.kernels.choice import as_in_training, in_training
-from ossia.kernels.experts import experts
+from ossia.kernels.choice import as_in_training, in_training, with_same_bits
+from ossia.kernels.experts import experts, packed_experts
 from ossia.kernels.experts_training import experts_training
 from ossia.kernels.linear import linear
 from ossia.kernels.norm import rms_norm
 from ossia.kernels.rope import rotate
+from ossia.kernels.router import route
 from ossia.kernels.training import take_rows
 
 __all__ = [
     "as_in_training",
+    "attend_pages",
     "attention",
     "attention_training",
     "experts",
@@ -36,17 +38,21 @@ __all__ = [
     "in_use",
     "linear",
     "not_compiled",
+    "packed_experts",
     "rms_norm",
     "rotate",
+    "route",
     "take_rows",
     "use_threads",
+    "with_same_bits",
 ]
 
 
 def not_compiled() -> str | None:
     """Why the compiled kernels are not used on CPUs; None if they are."""
-    if os.environ.get("OSSIA_KERNELS") == "reference":
-        return "OSSIA_KERNELS=reference"
+    switch = os.environ.get("OSSIA_KERNELS")
+    if switch in ("reference", "interpret"):
+        return f"OSSIA_KERNELS={switch}"
     found = cpu.compiled()
     return found if isinstance(found, str) else None
 
