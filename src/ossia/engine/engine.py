@@ -435,7 +435,7 @@ class Engine:
                 self._fail(request, error)
         picked = [rows[n] for n in masks]
         if picked != list(range(len(logits_RV))):
-            logits_RV = logits_RV[torch.tensor(picked, dtype=torch.int64)]
+            logits_RV = logits_RV[torch.tensor(picked, device=logits_RV.device)]
         states = [self._states[requests[n].id] for n in masks]
         sampled = sample_rows(logits_RV, states, [*masks.values()])
         if self.exact:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ossia.kernels.triton import architecture
 from ossia.kernels.triton.language import both, compute_type, launched, places, tl, triton
 
 ROWS = 16  # of a tile: the same always
@@ -31,13 +30,18 @@ def route_rows(
     # products of bfloat16 are exact in float32
     exact = x_TD.dtype == weight_ED.dtype == torch.bfloat16
     compute = compute_type(torch.bfloat16 if exact else torch.float32)
-    depth = 256 if architecture(device) == 0 or exact else 64
     tensors = (x_TD, weight_ED, bias_E, rows, choice_Tk, weight_Tk, logits_TE)
     padded = max(16, triton.next_power_of_2(experts))
-    sizes = (tokens, width, experts, top_k, triton.next_power_of_2(top_k), ROWS, padded, depth)
+    top_padded = triton.next_power_of_2(top_k)
+    sizes = (tokens, width, experts, top_k, top_padded, ROWS, padded, depth_of(padded, exact))
     grid = (triton.cdiv(tokens, ROWS),)
     _route[grid](*tensors, *sizes, compute, **launched(4, 2))
     return choice_Tk, weight_Tk, logits_TE
+
+
+def depth_of(experts: int, exact: bool) -> int:
+    """Of the sum's tile, so that its loads fit in any GPU's shared memory."""
+    return min(256, 8192 // experts) if exact else 64
 
 
 @triton.jit

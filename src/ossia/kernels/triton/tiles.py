@@ -57,10 +57,10 @@ EXPERTS: dict[int, Choices] = {
 # By queries of a tile times the heads of a group.
 ATTENTION: dict[int, Choices] = {
     INTERPRETED: ((16, Tile(16, 64, 0, 1, 1)), (ANY, Tile(64, 64, 0, 1, 1))),
-    80: ((16, Tile(16, 64, 0, 4, 2)), (ANY, Tile(64, 64, 0, 4, 2))),
+    80: ((16, Tile(16, 64, 0, 4, 2)), (ANY, Tile(64, 64, 0, 8, 2))),
     90: ((16, Tile(16, 64, 0, 4, 3)), (ANY, Tile(64, 64, 0, 4, 3))),
     100: ((16, Tile(16, 64, 0, 4, 3)), (ANY, Tile(64, 64, 0, 4, 3))),
-    120: ((16, Tile(16, 64, 0, 4, 2)), (ANY, Tile(64, 64, 0, 4, 2))),
+    120: ((16, Tile(16, 64, 0, 4, 2)), (ANY, Tile(64, 64, 0, 8, 2))),
 }
 # Of the dense products of fixed tiles, which serve where bits must not depend on the batch.
 LINEAR: dict[int, Tile] = {
