@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def everything(architecture: int) -> Iterator[Found]:
             shape = shape_of(tile, depth=False) | heads | {"WINDOW": window}
             yield compiled(attention._attend, architecture, shape, tile)
         merge = heads | {"TILE_M": tile.rows}
-        yield compiled(attention._merge, architecture, merge, tile)
+        yield compiled(attention._merge, architecture, merge, replace(tile, warps=4, stages=1))
     tile = LINEAR[architecture]
     yield compiled(linear._linear, architecture, shape_of(tile), tile)
     for number in (32, 128):

@@ -46,7 +46,7 @@ class TorchCache:
         kinds = {window: self._slots(scheduled, window) for window in self.tables.pools}
         slots = Slots(self.keys, self.values, kinds)
         return Batch(
-            *_extent(scheduled), self.device, output_rows=rows, slots=slots, choices=choices
+            *extent(scheduled), self.device, output_rows=rows, slots=slots, choices=choices
         )
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
@@ -89,14 +89,22 @@ def _copy_page(memory: torch.Tensor, page: PageCopy) -> None:
 
 
 class DeviceCache:
-    """Pages on a GPU: a tensor [2, pages, K, PAGE, h] for each layer."""
+    """Pages on a GPU: a tensor [2, pages, K, PAGE, h] for each layer. `same_bits`: queries are
+    always taken together in the same number.
+    """
 
     def __init__(
-        self, config: ModelConfig, tables: PageTables, dtype: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        tables: PageTables,
+        dtype: torch.dtype,
+        device: torch.device,
+        same_bits: bool = False,
     ) -> None:
         self.tables = tables
         self.device = device
         self.group = config.num_attention_heads // config.num_key_value_heads
+        self.same_bits = same_bits
         self.windows = [config.window(n) for n in range(config.num_hidden_layers)]
         shape = (config.num_key_value_heads, config.head_dim, dtype, device)
         self.layers = [
@@ -106,15 +114,19 @@ class DeviceCache:
     def batch(
         self, scheduled: Sequence[Work], rows: torch.Tensor | None, choices: Choices = None
     ) -> Batch:
-        lengths, starts = _extent(scheduled)
-        queries = paging.queries_of_tile(self.device, max(lengths), self.group)
+        lengths, starts = extent(scheduled)
+        queries = self.queries_of(max(lengths))
         kinds = {}
         for window in self.tables.pools:
-            table = _table(self.tables, scheduled, window)
+            table = page_table(self.tables, scheduled, window)
             kinds[window] = paging.placement(table, lengths, starts, window, queries, self.device)
         positions_T = paging.positions(lengths, starts, self.device)
         paged = DevicePages(self.layers, kinds, positions_T)
         return Batch(lengths, starts, self.device, rows, paged=paged, choices=choices)
+
+    def queries_of(self, longest: int) -> int:
+        """Of a tile, if the sequence with most new tokens has `longest`."""
+        return paging.queries_of_tile(self.device, longest, self.group, self.same_bits)
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
         for memory, window in zip(self.layers, self.windows, strict=True):
@@ -139,9 +151,11 @@ class NativeCache:
     def batch(
         self, scheduled: Sequence[Work], rows: torch.Tensor | None, choices: Choices = None
     ) -> Batch:
-        tables = {window: _table(self.tables, scheduled, window) for window in self.tables.pools}
+        tables = {
+            window: page_table(self.tables, scheduled, window) for window in self.tables.pools
+        }
         pages = Pages(self.kv, tables)
-        return Batch(*_extent(scheduled), output_rows=rows, pages=pages, choices=choices)
+        return Batch(*extent(scheduled), output_rows=rows, pages=pages, choices=choices)
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
         for layer, window in zip(self.kv.layers, self.windows, strict=True):
@@ -158,7 +172,7 @@ class NativeCache:
                 drop_resident(layer.memory[begin * size : end * size])
 
 
-def _table(tables: PageTables, scheduled: Sequence[Work], window: int | None) -> PageTable:
+def page_table(tables: PageTables, scheduled: Sequence[Work], window: int | None) -> PageTable:
     runs = [tables.run(work.request.id, window) for work in scheduled]
     most = max(len(run.pages) for run in runs)
     pages_SP = np.full((len(runs), most), -1, dtype=np.int32)
@@ -168,7 +182,7 @@ def _table(tables: PageTables, scheduled: Sequence[Work], window: int | None) ->
     return PageTable(pages_SP, first_pages_S)
 
 
-def _extent(scheduled: Sequence[Work]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def extent(scheduled: Sequence[Work]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Lengths and starts of the sequences."""
     lengths = tuple(work.count for work in scheduled)
     starts = tuple(work.request.computed for work in scheduled)

@@ -82,7 +82,13 @@ def draw(logits_RV: Tensor, wishes: Sequence[Wish]) -> Drawn:
         order_RV = logits_RV.sort(dim=1, descending=True, stable=True).indices
     best_Rn = order_RV[:, :most]
     best_logprobs_Rn = logits_RV.gather(1, best_Rn) - lse_R[:, None]
-    columns = [token_R[:, None], logprob_R[:, None], status_R[:, None], best_Rn, best_logprobs_Rn]
+    columns = [
+        token_R[:, None],
+        logprob_R[:, None],
+        status_R[:, None],
+        best_Rn,
+        best_logprobs_Rn,
+    ]
     found = torch.cat([column.double() for column in columns], dim=1).cpu().numpy()
     return Drawn(
         found[:, 0].astype(np.int64).tolist(),
@@ -155,14 +161,18 @@ def _edited(logits_RV: Tensor, wishes: Sequence[Wish]) -> Tensor:
     ids_N, counts_N, seen_N, bias_N = (torch.from_numpy(part).to(device) for part in parts)
     row_N = torch.from_numpy(np.repeat(np.arange(len(wishes)), lengths)).to(device)
     penalties = [(wish.repetition, wish.presence, wish.frequency) for wish in wishes]
-    each_N3 = torch.tensor(penalties, device=device)[row_N]
+    penalties_R3 = torch.tensor(penalties, device=device)
+    each_N3 = penalties_R3[row_N]
     repetition_N, presence_N, frequency_N = each_N3.unbind(1)
     ids_N = ids_N.long()
     x_N = logits_RV[row_N, ids_N]
     penalized_N = torch.where(x_N < 0, x_N * repetition_N, x_N / repetition_N)
     x_N = torch.where(seen_N > 0, penalized_N, x_N)
-    x_N = x_N - (frequency_N * counts_N + presence_N * (counts_N > 0)) + bias_N
-    x_N = x_N.clamp(max=torch.finfo(torch.float32).max)
+    occurs_N = counts_N > 0
+    penalty_N = frequency_N * counts_N + presence_N * occurs_N
+    x_N = x_N - penalty_N + bias_N
+    largest = torch.finfo(torch.float32).max
+    x_N = x_N.clamp(max=largest)
     return logits_RV.index_put((row_N, ids_N), x_N)
 
 

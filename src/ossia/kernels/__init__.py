@@ -2,9 +2,10 @@
 implementation.
 
 The only package that knows devices. `cpu/` holds compiled kernels for CPUs: for inference whole
-halves of a block at a time, for training the operations between the matrix products; everything
-else is torch. Two switches choose: the device of the tensors, and OSSIA_KERNELS=reference, which
-turns the compiled kernels off. They use the best instruction set that the CPU offers, or the one
+halves of a block at a time, for training the operations between the matrix products; `triton/`
+holds those of GPUs, for inference; everything else is torch. Two switches choose: the device of the
+tensors, and OSSIA_KERNELS: `reference` leaves all to torch, `interpret` runs the kernels of GPUs on
+a CPU. Those of CPUs use the best instruction set that the CPU offers, or the one
 that OSSIA_ISA names. `in_use()` says what was chosen.
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 
 import torch
 
-from ossia.kernels import contest, cpu, products
+from ossia.kernels import contest, cpu, products, triton
 from ossia.kernels.attention import attend_pages, attention
 from ossia.kernels.attention_training import attention_training
 from ossia.kernels.choice import as_in_training, in_training, with_same_bits
@@ -100,7 +101,18 @@ def in_use() -> list[tuple[str, str, str]]:
             "float32 without training, training in bfloat16, other devices than the CPU, "
             "experts not in MXFP4"
         )
-    return rows + _products_in_use() + [(name, what, reason) for name, what in reference]
+    rows += _products_in_use() + _gpu_in_use()
+    return rows + [(name, what, reason) for name, what in reference]
+
+
+def _gpu_in_use() -> list[tuple[str, str, str]]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    reason = triton.why_not(device)
+    if reason is None:
+        return triton.described(device)
+    if device.type == "cpu" and os.environ.get("OSSIA_KERNELS") != "reference":
+        reason = "torch sees no CUDA device"
+    return [("on a GPU", "torch", reason)]
 
 
 def use_threads(count: int) -> None:

@@ -75,3 +75,19 @@ def test_gradients_stay_with_torch(device: torch.device) -> None:
     with torch.no_grad():
         assert triton.serves(x, scale)
     assert not triton.serves(x.double())
+
+
+@needs_triton
+def test_info_says_what_serves(device: torch.device) -> None:
+    rows = {name: (how, why) for name, how, why in kernels.in_use()}
+    how, why = rows["GPU experts"]
+    assert "interpreter" in how or "compute capability" in how
+    assert "16x" in why
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_info_says_why_nothing_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OSSIA_KERNELS", raising=False)
+    assert ("on a GPU", "torch", "torch sees no CUDA device") in kernels.in_use()
+    monkeypatch.setenv("OSSIA_KERNELS", "reference")
+    assert ("on a GPU", "torch", "OSSIA_KERNELS=reference") in kernels.in_use()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ossia.errors import ConfigError
 from ossia.kernels.choice import in_training
+from ossia.kernels.triton import tiles
 
 LEAST_CAPABILITY = (8, 0)
 HOW = "pip install 'ossia[gpu-test]' brings triton to a machine without a GPU"
@@ -66,6 +67,31 @@ def serves(x: Tensor, *weights: Tensor | None) -> bool:
     if torch.compiler.is_compiling():
         return False
     return not in_training(x, *(weight for weight in weights if weight is not None))
+
+
+def described(device: torch.device) -> list[tuple[str, str, str]]:
+    """(operation, implementation, why) for `ossia info`, where these kernels serve."""
+    number = architecture(device)
+    row = tiles.family(number)
+    how = f"Triton, compiled for compute capability {number / 10}"
+    if number == tiles.INTERPRETED:
+        how = "Triton's interpreter, in float32"
+    tables = {
+        "experts": tiles.EXPERTS[row],
+        "attention": tiles.ATTENTION[row],
+        "fixed product": ((tiles.ANY, tiles.LINEAR[row]),),
+    }
+    why = "tiles (rows x columns x depth): "
+    about = {
+        "experts": "MXFP4 as published, SwiGLU, weighted sum in a fixed order",
+        "attention": "over pages, with sinks and windows, cut at multiples of 512 keys",
+        "fixed product": "where bits must not depend on the batch; else cuBLAS",
+    }
+    rows = []
+    for name, choices in tables.items():
+        shapes = [f"{t.rows}x{t.columns}x{t.depth}" for _, t in choices]
+        rows.append((f"GPU {name}", f"{how}: {about[name]}", why + ", ".join(shapes)))
+    return [*rows, ("GPU norm, rope, router", how, "one kernel each")]
 
 
 @cache

@@ -59,7 +59,7 @@ def attend_pages(
     if len(placed.merges_M4):
         parts = (part_values, part_sums, placed.merges_M4, sinks_H, out_THh)
         grid = (len(placed.merges_M4), kv_heads)
-        _merge[grid](*parts, *heads_of, tile.rows, width, **options)
+        _merge[grid](*parts, *heads_of, tile.rows, width, **launched(4, 1))
     return out_THh
 
 
