@@ -31,6 +31,11 @@ os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 # spinning threads starve each other on a busy machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Triton reads this when it is imported, by whatever: without a GPU its kernels can only be
+# interpreted.
+if not os.path.exists("/proc/driver/nvidia/version"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -93,6 +93,19 @@ class Pages:
 
 
 @dataclass(frozen=True)
+class DevicePages:
+    """A key-value cache in pages on a GPU: the memory of the layers and, by window, where this
+    batch lies in it, as `kernels/triton/paging.py` makes them. `positions_T` int64, on the device.
+    `rows` int32 [1]: how many of the batch's rows are real, where it has been filled up.
+    """
+
+    layers: Sequence[Tensor]
+    kinds: dict[int | None, Any]
+    positions_T: Tensor
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """T tokens of S sequences, end to end.
 
@@ -119,6 +132,7 @@ class Batch:
     # chooses itself. Their weights are the router's own in any case.
     experts: Tensor | None = None
     pages: Pages | None = None  # instead of slots, for compiled kernels
+    paged: DevicePages | None = None  # instead of slots, for kernels on a GPU
     _made: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -147,6 +161,8 @@ class Batch:
 
     def positions(self) -> Tensor:
         """int64 [T]"""
+        if self.paged is not None:
+            return self.paged.positions_T
         pieces = [torch.arange(p, p + n) for p, n in zip(self.starts, self.lengths, strict=True)]
         return torch.cat(pieces).to(self.device)
 

@@ -33,7 +33,10 @@ LIBRARY = library()
 OFFERED = offered(LIBRARY) if isinstance(LIBRARY, ctypes.CDLL) else []
 # What these have more than others, products of bytes and halves, sampling has not.
 ALIKE = () if thorough() else ("avxvnni", "avx512_vnni", "avx512")
-PATHS = ["reference", *(name for name in OFFERED if name not in ALIKE)]
+COMPILED = [name for name in OFFERED if name not in ALIKE]
+AS_ON_A_GPU = "interpret"
+PATHS = ["reference", AS_ON_A_GPU, *COMPILED]
+FAST = [*COMPILED, pytest.param(AS_ON_A_GPU, marks=pytest.mark.slow)]  # large rows
 
 
 class use:
@@ -44,8 +47,8 @@ class use:
 
     def __enter__(self) -> None:
         self.patch = pytest.MonkeyPatch()
-        if self.path == "reference":
-            self.patch.setenv("OSSIA_KERNELS", "reference")
+        if self.path in ("reference", "interpret"):
+            self.patch.setenv("OSSIA_KERNELS", self.path)
         else:
             assert isinstance(LIBRARY, ctypes.CDLL)
             self.patch.delenv("OSSIA_KERNELS", raising=False)
@@ -194,7 +197,7 @@ def test_ties_at_the_edge(path: str) -> None:
     assert kept(top_k=2, top_p=0.99) == [1, 2, 3, 4] and kept(top_k=1) == [1]
 
 
-@pytest.mark.parametrize("path", PATHS[1:])
+@pytest.mark.parametrize("path", FAST)
 @pytest.mark.parametrize(
     "params", [{}, {"top_k": 400}, {"top_p": 0.9}, {"min_p": 0.01}, {"top_k": 5000, "top_p": 0.5}]
 )
@@ -207,7 +210,7 @@ def test_flat_and_peaked_rows_of_the_real_size(path: str, params: dict[str, Any]
         )
 
 
-@pytest.mark.parametrize("path", PATHS[1:])
+@pytest.mark.parametrize("path", FAST)
 @pytest.mark.parametrize(
     "params", [{"top_k": 5000}, {"top_p": 0.95}, {"top_p": 0.5}, {"top_p": 0.9, "min_p": 0.01}]
 )
@@ -317,6 +320,7 @@ def test_a_bias_beyond_the_vocabulary() -> None:
 # ---- draws ----
 
 
+@pytest.mark.parametrize("path", ["reference", *FAST], indirect=True)
 @pytest.mark.parametrize(
     "change", [{"temperature": 0.5}, {"temperature": 2.0, "top_k": 9}, {"top_p": 0.9}]
 )

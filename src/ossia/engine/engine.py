@@ -71,6 +71,10 @@ class Engine:
     (`products.hold_rows_alike`). After a step of the optimizer call `flush`, or give later requests
     another `cache_salt`: pages of older weights are no use to them. `record_experts`: each sampled
     token says to which experts the token went that it was drawn after.
+
+    On a GPU: `same_bits`: a sequence's logits are the same bits whatever is computed beside them,
+    as they are on a CPU anyway, at some cost in speed. `graphs`: steps that only decode are
+    launched as CUDA graphs.
     """
 
     enforces_constraints = True
@@ -88,6 +92,8 @@ class Engine:
         speculate: bool = True,
         exact: bool = False,
         record_experts: bool = False,
+        same_bits: bool = False,
+        graphs: bool = True,
     ) -> None:
         self.exact = exact
         if exact:
@@ -110,7 +116,7 @@ class Engine:
         self.prefix_cache: PrefixCache | None = None
         if prefix_cache:
             self.prefix_cache = PrefixCache(tables, page_costs=page_bytes(config, kind))
-        self._runner = Runner(model, tables, exact, record_experts)
+        self._runner = Runner(model, tables, exact, record_experts, same_bits, graphs)
         self._scheduler = Scheduler(
             tables,
             max_batch_tokens,
@@ -435,7 +441,7 @@ class Engine:
                 self._fail(request, error)
         picked = [rows[n] for n in masks]
         if picked != list(range(len(logits_RV))):
-            logits_RV = logits_RV[torch.tensor(picked, dtype=torch.int64)]
+            logits_RV = logits_RV[torch.tensor(picked, device=logits_RV.device)]
         states = [self._states[requests[n].id] for n in masks]
         sampled = sample_rows(logits_RV, states, [*masks.values()])
         if self.exact:

@@ -1,6 +1,7 @@
-"""The memory for keys and values, in two forms: for torch's kernels and for the compiled ones.
+"""The memory for keys and values, in three forms: for torch's kernels, for the compiled ones of a
+CPU, and for those of a GPU.
 
-Both tell a batch where its sequences are, and copy pages. Memory is touched only as pages are used.
+All tell a batch where its sequences are, and copy pages. Memory is touched only as pages are used.
 Knows pages and work, and of the model only its config.
 """
 
@@ -11,12 +12,13 @@ from collections.abc import MutableMapping, Sequence
 import numpy as np
 import torch
 
-from ossia.batch import Batch, KindSlots, Pages, PageTable, Slots
+from ossia.batch import Batch, DevicePages, KindSlots, Pages, PageTable, Slots
 from ossia.config import PAGE, ModelConfig
 from ossia.engine.pages import PageCopy, PageTables, first_seen
 from ossia.engine.scheduler import Work
 from ossia.kernels import cpu
 from ossia.kernels.cpu.memory import drop_resident
+from ossia.kernels.triton import paging
 
 Choices = MutableMapping[int, torch.Tensor] | None  # of experts, by layer
 
@@ -44,7 +46,7 @@ class TorchCache:
         kinds = {window: self._slots(scheduled, window) for window in self.tables.pools}
         slots = Slots(self.keys, self.values, kinds)
         return Batch(
-            *_extent(scheduled), self.device, output_rows=rows, slots=slots, choices=choices
+            *extent(scheduled), self.device, output_rows=rows, slots=slots, choices=choices
         )
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
@@ -86,6 +88,56 @@ def _copy_page(memory: torch.Tensor, page: PageCopy) -> None:
     memory[dst : dst + PAGE] = memory[src : src + PAGE]
 
 
+class DeviceCache:
+    """Pages on a GPU: a tensor [2, pages, K, PAGE, h] for each layer. `same_bits`: queries are
+    always taken together in the same number.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tables: PageTables,
+        dtype: torch.dtype,
+        device: torch.device,
+        same_bits: bool = False,
+    ) -> None:
+        self.tables = tables
+        self.device = device
+        self.group = config.num_attention_heads // config.num_key_value_heads
+        self.same_bits = same_bits
+        self.windows = [config.window(n) for n in range(config.num_hidden_layers)]
+        shape = (config.num_key_value_heads, config.head_dim, dtype, device)
+        self.layers = [
+            paging.cache_layer(tables.pools[window].total, *shape) for window in self.windows
+        ]
+
+    def batch(
+        self, scheduled: Sequence[Work], rows: torch.Tensor | None, choices: Choices = None
+    ) -> Batch:
+        lengths, starts = extent(scheduled)
+        queries = self.queries_of(max(lengths))
+        kinds = {}
+        for window in self.tables.pools:
+            table = page_table(self.tables, scheduled, window)
+            kinds[window] = paging.placement(table, lengths, starts, window, queries, self.device)
+        positions_T = paging.positions(lengths, starts, self.device)
+        paged = DevicePages(self.layers, kinds, positions_T)
+        return Batch(lengths, starts, self.device, rows, paged=paged, choices=choices)
+
+    def queries_of(self, longest: int) -> int:
+        """Of a tile, if the sequence with most new tokens has `longest`."""
+        return paging.queries_of_tile(self.device, longest, self.group, self.same_bits)
+
+    def copy(self, copies: Sequence[PageCopy]) -> None:
+        for memory, window in zip(self.layers, self.windows, strict=True):
+            for page in copies:
+                if page.window == window:
+                    memory[:, page.dst] = memory[:, page.src]
+
+    def forget_free(self) -> None:
+        """Memory of a GPU stays with the cache."""
+
+
 class NativeCache:
     """Pages in the layout that the compiled kernels read."""
 
@@ -99,9 +151,11 @@ class NativeCache:
     def batch(
         self, scheduled: Sequence[Work], rows: torch.Tensor | None, choices: Choices = None
     ) -> Batch:
-        tables = {window: self._table(scheduled, window) for window in self.tables.pools}
+        tables = {
+            window: page_table(self.tables, scheduled, window) for window in self.tables.pools
+        }
         pages = Pages(self.kv, tables)
-        return Batch(*_extent(scheduled), output_rows=rows, pages=pages, choices=choices)
+        return Batch(*extent(scheduled), output_rows=rows, pages=pages, choices=choices)
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
         for layer, window in zip(self.kv.layers, self.windows, strict=True):
@@ -117,17 +171,18 @@ class NativeCache:
             for begin, end in pool.free_ranges():
                 drop_resident(layer.memory[begin * size : end * size])
 
-    def _table(self, scheduled: Sequence[Work], window: int | None) -> PageTable:
-        runs = [self.tables.run(work.request.id, window) for work in scheduled]
-        most = max(len(run.pages) for run in runs)
-        pages_SP = np.full((len(runs), most), -1, dtype=np.int32)
-        for s, run in enumerate(runs):
-            pages_SP[s, : len(run.pages)] = run.pages
-        first_pages_S = np.array([run.first_page for run in runs], dtype=np.int32)
-        return PageTable(pages_SP, first_pages_S)
+
+def page_table(tables: PageTables, scheduled: Sequence[Work], window: int | None) -> PageTable:
+    runs = [tables.run(work.request.id, window) for work in scheduled]
+    most = max(len(run.pages) for run in runs)
+    pages_SP = np.full((len(runs), most), -1, dtype=np.int32)
+    for s, run in enumerate(runs):
+        pages_SP[s, : len(run.pages)] = run.pages
+    first_pages_S = np.array([run.first_page for run in runs], dtype=np.int32)
+    return PageTable(pages_SP, first_pages_S)
 
 
-def _extent(scheduled: Sequence[Work]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def extent(scheduled: Sequence[Work]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Lengths and starts of the sequences."""
     lengths = tuple(work.count for work in scheduled)
     starts = tuple(work.request.computed for work in scheduled)

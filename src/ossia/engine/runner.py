@@ -11,17 +11,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ossia.engine.budget import make_tables
-from ossia.engine.kv import NativeCache, TorchCache
+from ossia.engine.graphs import DecodeGraphs
+from ossia.engine.kv import DeviceCache, NativeCache, TorchCache
 from ossia.engine.pages import PageCopy, PageTables
 from ossia.engine.request import Request, SamplingParams
 from ossia.engine.scheduler import Work
-from ossia.kernels import as_in_training
+from ossia.kernels import as_in_training, triton, with_same_bits
+from ossia.kernels.linear import widened
 from ossia.kernels.logprobs import logits_of
+from ossia.kernels.triton import paging
 from ossia.model import Transformer
 
 
 class Runner:
     """A model and its cache; one forward at a time. `exact`: by the kernels of training.
+    `same_bits`: on a GPU, a row computes the same bits whatever the batch. `graphs`: decode there
+    by CUDA graphs.
     `records_experts`: `experts` then holds, int16 [R, L, k], where the tokens of the last run's
     rows went; -1 in layers without a router.
     """
@@ -32,15 +37,24 @@ class Runner:
         tables: PageTables,
         exact: bool = False,
         records_experts: bool = False,
+        same_bits: bool = False,
+        graphs: bool = True,
     ) -> None:
         self.model = model
+        self.same_bits = same_bits
+        self.graphs: DecodeGraphs | None = None
         self.exact = exact
         self.records_experts = records_experts
         self.experts: NDArray[np.int16] | None = None
         config = model.config
-        self.cache: NativeCache | TorchCache
+        self.cache: NativeCache | DeviceCache | TorchCache
         if model.compiled:
             self.cache = NativeCache(config, tables, model.kv_kind)
+        elif not exact and on_device(model) is None:
+            dtype = widened(torch.empty(0, dtype=model.compute_dtype, device=model.device)).dtype
+            self.cache = DeviceCache(config, tables, dtype, model.device, same_bits)
+            if graphs and model.device.type == "cuda" and not records_experts:
+                self.graphs = DecodeGraphs(model, self.cache)
         else:
             self.cache = TorchCache(config, tables, model.compute_dtype, model.device)
 
@@ -50,9 +64,12 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, scheduled: Sequence[Work]) -> Tensor:
-        """Float32 logits [R, V] on the CPU. For each sampling request, in order: a row after its
-        last known token, and one after each of its drafts.
+        """Float32 logits [R, V], on the CPU unless the kernels of a GPU serve. For each sampling
+        request, in order: a row after its last known token, and one after each of its drafts.
         """
+        if self.graphs is not None and self.graphs.serve(scheduled):
+            with self._kernels():
+                return self.graphs.logits(_ids(scheduled), scheduled)
         rows: list[int] = []
         end = 0
         for work in scheduled:
@@ -63,7 +80,9 @@ class Runner:
         hidden_RD = self._hidden(scheduled, rows_R)
         if self.exact:
             return logits_of(hidden_RD, self.model.unembedding.weight)
-        return self.model.unembed(hidden_RD).float().cpu()
+        with self._kernels():
+            logits_RV = self.model.unembed(hidden_RD).float()
+        return logits_RV if isinstance(self.cache, DeviceCache) else logits_RV.cpu()
 
     @torch.inference_mode()
     def hidden(self, scheduled: Sequence[Work], rows: Tensor | None = None) -> Tensor:
@@ -71,13 +90,7 @@ class Runner:
         return self._hidden(scheduled, rows)
 
     def _hidden(self, scheduled: Sequence[Work], rows: Tensor | None) -> Tensor:
-        ids: list[int] = []
-        for work in scheduled:
-            request = work.request
-            end = request.computed + work.count - work.drafts
-            ids += request.tokens(request.computed, end)
-            ids += request.draft[: work.drafts]
-        tokens_T = _tensor(ids).to(self.model.device)
+        tokens_T = _tensor(_ids(scheduled)).to(self.model.device)
         choices: dict[int, Tensor] | None = {} if self.records_experts else None
         batch = self.cache.batch(scheduled, rows, choices)
         with self._kernels():
@@ -98,7 +111,29 @@ class Runner:
         return found
 
     def _kernels(self) -> AbstractContextManager[None]:
-        return as_in_training() if self.exact else nullcontext()
+        if self.exact:
+            return as_in_training()
+        return with_same_bits() if self.same_bits else nullcontext()
+
+
+def _ids(scheduled: Sequence[Work]) -> list[int]:
+    """The tokens of a step, end to end."""
+    ids: list[int] = []
+    for work in scheduled:
+        request = work.request
+        end = request.computed + work.count - work.drafts
+        ids += request.tokens(request.computed, end)
+        ids += request.draft[: work.drafts]
+    return ids
+
+
+def on_device(model: Transformer) -> str | None:
+    """Why the kernels of a GPU do not serve a model; None if they do."""
+    c = model.config
+    reason = triton.why_not(model.device)
+    if reason is not None:
+        return reason
+    return paging.unsupported(c.num_attention_heads, c.num_key_value_heads, c.head_dim)
 
 
 def _tensor(numbers: Sequence[int]) -> Tensor:

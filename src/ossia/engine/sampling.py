@@ -4,7 +4,8 @@ one uniform number.
 The token that a row draws is a function of its logits and its own `RowState` alone: the same bits
 whatever other rows there are, however many threads work and whatever was preempted or speculated on
 the way. The C++ kernel does the work (kernels/cpu/sampling.inc); without it, or with
-OSSIA_KERNELS=reference, torch does. Both give the same token unless the uniform number, or a
+OSSIA_KERNELS=reference, torch does. Logits on a GPU are drawn from there, all rows at once
+(sampling_device.py). All give the same token unless the uniform number, or a
 filter's boundary, falls between their roundings of the same sum (relative 1e-6).
 
 A constraint's masks are computed in worker threads, a few for all engines, so that they are ready
@@ -28,14 +29,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ossia.engine.request import Constraint, SamplingParams
+from ossia.engine.sampling_device import NOT_A_NUMBER, NOTHING_ALLOWED, Wish, draw
 from ossia.errors import RequestError
 from ossia.kernels.cpu.library import SampleRow, library
 
 if TYPE_CHECKING:
     from ossia.engine.request import Mask
 
-NOT_A_NUMBER = 1  # SampleStatus of sampling.h
-NOTHING_ALLOWED = 2
 WORD = 2**64 - 1
 
 
@@ -207,13 +207,52 @@ def sample_rows(
     assert all(state.vocab_size == logits_RV.shape[1] for state in states)
     if not states:
         return []
-    logits_RV = logits_RV.detach().to("cpu", torch.float32).contiguous()
     masks = [None] * len(states) if masks is None else masks
     masks = [state.allowed(mask) for state, mask in zip(states, masks, strict=True)]
-    kernels = None if os.environ.get("OSSIA_KERNELS") == "reference" else library()
+    switch = os.environ.get("OSSIA_KERNELS")
+    on_gpu = logits_RV.device.type != "cpu" and switch != "reference"
+    if on_gpu or switch == "interpret":
+        return _sample_on_device(logits_RV.detach().float(), states, masks)
+    logits_RV = logits_RV.detach().to("cpu", torch.float32).contiguous()
+    kernels = None if switch == "reference" else library()
     if isinstance(kernels, ctypes.CDLL):
         return _sample_native(kernels, logits_RV, states, masks)
     return [_sample_reference(*row) for row in zip(logits_RV, states, masks, strict=True)]
+
+
+def _sample_on_device(
+    logits_RV: Tensor, states: Sequence[RowState], masks: Sequence[Mask | None]
+) -> list[Sampled | RequestError]:
+    wishes = [_wish(state, mask) for state, mask in zip(states, masks, strict=True)]
+    drawn = draw(logits_RV, wishes)
+    sampled: list[Sampled | RequestError] = []
+    for n, state in enumerate(states):
+        if drawn.statuses[n]:
+            sampled.append(_error(drawn.statuses[n]))
+            continue
+        top = state.params.top_logprobs
+        likeliest = tuple(zip(drawn.top_ids[n][:top], drawn.top_logprobs[n][:top], strict=True))
+        sampled.append(Sampled(drawn.tokens[n], drawn.logprobs[n], likeliest))
+    return sampled
+
+
+def _wish(state: RowState, mask: Mask | None) -> Wish:
+    params = state.params
+    edits = state.edits
+    n = edits.length
+    return Wish(
+        uniform=state.uniform() if params.temperature else 0.0,
+        inverse_temperature=state.inverse_temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition=params.repetition_penalty,
+        presence=params.presence_penalty,
+        frequency=params.frequency_penalty,
+        top_logprobs=params.top_logprobs,
+        edits=(edits.ids[:n], edits.counts[:n], edits.seen[:n], edits.bias[:n]),
+        mask=mask,
+    )
 
 
 def _sample_native(

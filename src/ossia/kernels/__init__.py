@@ -2,9 +2,10 @@
 implementation.
 
 The only package that knows devices. `cpu/` holds compiled kernels for CPUs: for inference whole
-halves of a block at a time, for training the operations between the matrix products; everything
-else is torch. Two switches choose: the device of the tensors, and OSSIA_KERNELS=reference, which
-turns the compiled kernels off. They use the best instruction set that the CPU offers, or the one
+halves of a block at a time, for training the operations between the matrix products; `triton/`
+holds those of GPUs, for inference; everything else is torch. Two switches choose: the device of the
+tensors, and OSSIA_KERNELS: `reference` leaves all to torch, `interpret` runs the kernels of GPUs on
+a CPU. Those of CPUs use the best instruction set that the CPU offers, or the one
 that OSSIA_ISA names. `in_use()` says what was chosen.
 """
 
@@ -15,19 +16,21 @@ from collections.abc import Iterable
 
 import torch
 
-from ossia.kernels import contest, cpu, products
-from ossia.kernels.attention import attention
+from ossia.kernels import contest, cpu, products, triton
+from ossia.kernels.attention import attend_pages, attention
 from ossia.kernels.attention_training import attention_training
-from ossia.kernels.choice import as_in_training, in_training
-from ossia.kernels.experts import experts
+from ossia.kernels.choice import as_in_training, in_training, with_same_bits
+from ossia.kernels.experts import experts, packed_experts
 from ossia.kernels.experts_training import experts_training
 from ossia.kernels.linear import linear
 from ossia.kernels.norm import rms_norm
 from ossia.kernels.rope import rotate
+from ossia.kernels.router import route
 from ossia.kernels.training import take_rows
 
 __all__ = [
     "as_in_training",
+    "attend_pages",
     "attention",
     "attention_training",
     "experts",
@@ -36,17 +39,21 @@ __all__ = [
     "in_use",
     "linear",
     "not_compiled",
+    "packed_experts",
     "rms_norm",
     "rotate",
+    "route",
     "take_rows",
     "use_threads",
+    "with_same_bits",
 ]
 
 
 def not_compiled() -> str | None:
     """Why the compiled kernels are not used on CPUs; None if they are."""
-    if os.environ.get("OSSIA_KERNELS") == "reference":
-        return "OSSIA_KERNELS=reference"
+    switch = os.environ.get("OSSIA_KERNELS")
+    if switch in ("reference", "interpret"):
+        return f"OSSIA_KERNELS={switch}"
     found = cpu.compiled()
     return found if isinstance(found, str) else None
 
@@ -94,7 +101,18 @@ def in_use() -> list[tuple[str, str, str]]:
             "float32 without training, training in bfloat16, other devices than the CPU, "
             "experts not in MXFP4"
         )
-    return rows + _products_in_use() + [(name, what, reason) for name, what in reference]
+    rows += _products_in_use() + _gpu_in_use()
+    return rows + [(name, what, reason) for name, what in reference]
+
+
+def _gpu_in_use() -> list[tuple[str, str, str]]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    reason = triton.why_not(device)
+    if reason is None:
+        return triton.described(device)
+    if device.type == "cpu" and os.environ.get("OSSIA_KERNELS") != "reference":
+        reason = "torch sees no CUDA device"
+    return [("on a GPU", "torch", reason)]
 
 
 def use_threads(count: int) -> None:

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ossia.batch import Spans, Tile
+from ossia.kernels.choice import same_bits
 
 KEY_CHUNK = 1024
 GROUP_ELEMENTS = 1 << 23  # scores held at once: 32 MiB of float32
@@ -41,6 +43,27 @@ def attention(
         o_nqHh = _tiles(q_THh, k_NKh, v_NKh, spans, tiles, rows_nq, sink_H, scale)
         out_THh.index_copy_(0, rows_nq[real_nq], o_nqHh[real_nq].to(q_THh.dtype))
     return out_THh
+
+
+def attend_pages(
+    q_THh: Tensor,
+    k_TKh: Tensor,
+    v_TKh: Tensor,
+    rope: tuple[Tensor, Tensor],
+    memory: Tensor,
+    placed: Any,
+    sink_H: Tensor | None,
+    window: int | None,
+    scale: float,
+) -> Tensor:
+    """Rotates queries and keys, writes keys and values to their pages, and attends over these:
+    [T, H, h]. `memory` and `placed`: a layer and its `Placement` of `triton/paging.py`.
+    """
+    from ossia.kernels.triton import attention
+    from ossia.kernels.triton import rope as rotation
+
+    q_THh = rotation.rotate_and_write(q_THh, k_TKh, v_TKh, rope, memory, placed)
+    return attention.attend_pages(q_THh, memory, placed, sink_H, window, scale, same_bits())
 
 
 def groups_of(tiles: tuple[Tile, ...], heads: int) -> Iterator[list[Tile]]:

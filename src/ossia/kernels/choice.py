@@ -17,6 +17,7 @@ from torch import Tensor
 
 class _OfThread(threading.local):
     in_training = False
+    same_bits = False
 
 
 _mine = _OfThread()
@@ -31,6 +32,25 @@ def as_in_training() -> Iterator[None]:
         yield
     finally:
         _mine.in_training = before
+
+
+@contextmanager
+def with_same_bits(wanted: bool = True) -> Iterator[None]:
+    """Within, on a GPU, this thread computes every row in the same tiles and order of sums,
+    whatever other rows there are; without, as is fastest for so many rows. On a CPU that is so
+    anyway.
+    """
+    before = _mine.same_bits
+    _mine.same_bits = wanted
+    try:
+        yield
+    finally:
+        _mine.same_bits = before
+
+
+def same_bits() -> bool:
+    """Whether `with_same_bits` holds."""
+    return _mine.same_bits
 
 
 def in_training(*tensors: Tensor) -> bool:

@@ -16,10 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ossia.config import SWIGLU_ALPHA
+from ossia.kernels import triton
+from ossia.kernels.choice import same_bits
 from ossia.kernels.linear import widened
 
 # Of one expert at a time, so that memory stays bounded however unevenly tokens are routed.
 MAX_ROWS = 4096
+# blocks uint8 [E, rows, G, 16], scales uint8 [E, rows, G], biases [E, rows]
+Packed = tuple[Tensor, Tensor, Tensor]
 # (expert, dtype) -> that expert's matrix [rows, columns]
 MatrixOf = Callable[[int, torch.dtype], Tensor]
 
@@ -69,6 +73,20 @@ def experts(
             y_TD.index_add_(0, token_sorted[part], y_nD.float() * weight_sorted[part])
         begin += count
     return y_TD.to(dtype)
+
+
+def packed_experts(
+    x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, gate_up: Packed, down: Packed, limit: float
+) -> Tensor | None:
+    """As `experts`, float32 [T, D], from (blocks, scales, biases) in MXFP4, which are never
+    expanded; a choice of E is no expert. None if nothing serves them so.
+    """
+    x_TD = widened(x_TD)
+    if not triton.serves(x_TD, gate_up[2], down[2]):
+        return None
+    from ossia.kernels.triton.experts import experts_packed
+
+    return experts_packed(x_TD, choice_Tk, weight_Tk, gate_up, down, limit, same_bits())
 
 
 def _expert(x_nD: Tensor, w1: Tensor, w2: Tensor, b1: Tensor, b2: Tensor, limit: float) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ossia.kernels.choice import in_training
+from ossia.kernels import triton
+from ossia.kernels.choice import in_training, same_bits
 from ossia.kernels.products import linear_training
 
 CHUNK_ELEMENTS = 1 << 24  # of weight converted at a time: 64 MiB in float32
@@ -25,6 +26,10 @@ def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Ten
     is_trained = in_training(x_TK, weight_NK)
     if not is_trained:
         x_TK = widened(x_TK)
+        if same_bits() and triton.serves(x_TK, weight_NK, bias_N):
+            from ossia.kernels.triton.linear import linear_tiles
+
+            return linear_tiles(x_TK, weight_NK, bias_N)
     if bias_N is not None:
         bias_N = bias_N.to(x_TK.dtype)
     rows = max(1, CHUNK_ELEMENTS // weight_NK.shape[1])

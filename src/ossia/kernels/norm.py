@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ossia.kernels import triton
 from ossia.kernels.choice import in_training
 from ossia.kernels.training import norm_training
 
@@ -18,6 +19,10 @@ def rms_norm(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
         trained = norm_training(x_TD, scale_D.to(x_TD.dtype), eps)
         if trained is not None:
             return trained
+    if triton.serves(x_TD, scale_D):
+        from ossia.kernels.triton.norm import norm_rows
+
+        return norm_rows(x_TD, scale_D, eps)
     wide = torch.promote_types(x_TD.dtype, torch.float32)
     t_TD = x_TD.to(wide)
     mean_square_T1 = t_TD.square().mean(-1, keepdim=True)

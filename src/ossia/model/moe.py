@@ -33,6 +33,10 @@ class PackedExperts(nn.Module):
         self.register_buffer("scales", torch.empty(*shape, dtype=torch.uint8))
         self.bias = nn.Parameter(torch.empty(experts, rows), requires_grad=False)
 
+    def packed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Blocks, scales, biases."""
+        return self.get_buffer("blocks"), self.get_buffer("scales"), self.bias
+
     def matrix(self, expert: int, dtype: torch.dtype) -> Tensor:
         return mxfp4.decode(self.blocks[expert], self.scales[expert], dtype)  # type: ignore[index]
 
@@ -106,6 +110,10 @@ class Experts(nn.Module):
             first = (up.values(), up.bias)
             second = (down.values(), down.bias)
             return kernels.experts_training(*chosen, first, second, limit)
+        if isinstance(up, PackedExperts) and isinstance(down, PackedExperts) and not is_trained:
+            y_TD = kernels.packed_experts(*chosen, up.packed(), down.packed(), limit)
+            if y_TD is not None:
+                return y_TD
         return kernels.experts(*chosen, (up.matrix, up.bias), (down.matrix, down.bias), limit)
 
 
@@ -127,12 +135,17 @@ class Router(nn.Module):
         self.register_buffer("selection_bias", None, persistent=False)
 
     def forward(
-        self, x_TD: Tensor, given_Tk: Tensor | None = None
+        self, x_TD: Tensor, given_Tk: Tensor | None = None, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """choice int64 [T, k], weight float32 [T, k], logits float32 [T, E]. In float32 at least,
         because rounding decides near ties. `given`: chosen elsewhere, for tokens where it is not
-        -1; the weights are this router's own then, too, so it learns (arXiv 2510.11370).
+        -1; the weights are this router's own then, too, so it learns (arXiv 2510.11370). `rows`:
+        see `kernels.route`.
         """
+        if given_Tk is None and self.selection_bias is None:
+            routed = kernels.route(x_TD, self.weight, self.bias, self.top_k, rows)
+            if routed is not None:
+                return routed
         wide = torch.promote_types(x_TD.dtype, torch.float32)
         logits_TE = kernels.linear(x_TD.to(wide), self.weight, self.bias)
         choice_Tk = self.choose(logits_TE)
@@ -211,8 +224,11 @@ class Moe(nn.Module):
 
     def _route(self, t_TD: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         assert self.router is not None
-        given: tuple[Tensor, ...] = ()
+        given_Tk = None
+        rows = None
         if batch.experts is not None:
-            given = (batch.experts[:, self.layer],)
-        routed: tuple[Tensor, Tensor, Tensor] = self.router(t_TD, *given)
+            given_Tk = batch.experts[:, self.layer]
+        if batch.paged is not None:
+            rows = batch.paged.rows
+        routed: tuple[Tensor, Tensor, Tensor] = self.router(t_TD, given_Tk, rows)
         return routed

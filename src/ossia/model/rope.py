@@ -18,6 +18,11 @@ from ossia.config import ModelConfig
 
 
 @cache
+def _frequencies_on(config: ModelConfig, device: torch.device) -> Tensor:
+    return inverse_frequencies(config).to(device)
+
+
+@cache
 def inverse_frequencies(config: ModelConfig) -> Tensor:
     """float32 [h/2], the angle per position of each pair of dimensions.
 
@@ -84,7 +89,7 @@ def concentration(config: ModelConfig) -> float:
 
 def cos_sin(config: ModelConfig, positions_T: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin, float32 [T, h/2], of every position's angles, times the concentration."""
-    frequencies_r = inverse_frequencies(config).to(positions_T.device)
+    frequencies_r = _frequencies_on(config, positions_T.device)
     angles_Tr = positions_T.float().unsqueeze(1) * frequencies_r
     c = concentration(config)
     return angles_Tr.cos() * c, angles_Tr.sin() * c

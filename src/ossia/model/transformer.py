@@ -49,11 +49,18 @@ class Attention(nn.Module):
     def forward(
         self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype
     ) -> Tensor:
-        t_TD = self.norm(x_TD).to(dtype)
-        q_THh = kernels.rotate(self._heads(self.q(t_TD)), *rope).to(dtype)
-        k_TKh = kernels.rotate(self._heads(self.k(t_TD)), *rope).to(dtype)
-        v_TKh = self._heads(self.v(t_TD)).to(dtype)
-        del t_TD
+        attend = self._over_rows if batch.paged is None else self._over_pages
+        y_TD: Tensor = self.out(attend(x_TD, batch, rope, dtype).flatten(1))
+        return x_TD + y_TD.to(x_TD.dtype)
+
+    def _over_rows(
+        self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype
+    ) -> Tensor:
+        """[T, H, h], with all keys that the batch sees end to end."""
+        q_THh, k_TKh, v_TKh = self._projected(x_TD, dtype)
+        q_THh = kernels.rotate(q_THh, *rope).to(dtype)
+        k_TKh = kernels.rotate(k_TKh, *rope).to(dtype)
+        v_TKh = v_TKh.to(dtype)
         k_NKh, v_NKh = batch.remember(self.layer, self.window, k_TKh, v_TKh)
         shared_N = batch.shared_rows(self.window)
         if shared_N is not None:
@@ -63,10 +70,27 @@ class Attention(nn.Module):
         attend = kernels.attention
         if kernels.in_training(q_THh):
             attend = kernels.attention_training
-        o_THh = attend(q_THh, k_NKh, v_NKh, spans, self._sink(q_THh), self.head_dim**-0.5)
-        del q_THh
-        y_TD: Tensor = self.out(o_THh.flatten(1))
-        return x_TD + y_TD.to(x_TD.dtype)
+        return attend(q_THh, k_NKh, v_NKh, spans, self._sink(q_THh), self.head_dim**-0.5)
+
+    def _over_pages(
+        self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype
+    ) -> Tensor:
+        """[T, H, h], with keys and values where they lie in a cache on a GPU."""
+        assert batch.paged is not None
+        projected = self._projected(x_TD, dtype)
+        memory = batch.paged.layers[self.layer]
+        placed = batch.paged.kinds[self.window]
+        sink_H = self._sink(projected[0])
+        scale = self.head_dim**-0.5
+        return kernels.attend_pages(*projected, rope, memory, placed, sink_H, self.window, scale)
+
+    def _projected(self, x_TD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [T, H, h], keys and values [T, K, h], not rotated."""
+        t_TD = self.norm(x_TD).to(dtype)
+        q_THh = self._heads(self.q(t_TD))
+        k_TKh = self._heads(self.k(t_TD))
+        v_TKh = self._heads(self.v(t_TD))
+        return q_THh, k_TKh, v_TKh
 
     def _heads(self, x_TN: Tensor) -> Tensor:
         """[T, heads, h]"""
