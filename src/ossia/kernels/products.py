@@ -265,6 +265,11 @@ def release_rows_alike() -> None:
             _alike = None
 
 
+def rows_held_alike() -> str | None:
+    """The way that all products go now; None if each goes its own."""
+    return None if _alike is None else _alike.way
+
+
 def _row_by_row(way: str, a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None) -> Tensor:
     rows = len(a_MK)
     if rows >= FEWEST_ROWS:

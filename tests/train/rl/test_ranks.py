@@ -62,3 +62,14 @@ def test_what_was_interrupted_ends_with_the_same_bytes(folder: Path) -> None:
         for name in ("cut", "fsdp")
     ]
     assert all(weights[0][name].equal(value) for name, value in weights[1].items())
+
+
+def test_the_first_process_may_have_actors(folder: Path, four: Path) -> None:
+    """All then have what each would have sampled itself."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'ossia[ray]'")
+    settings = [f"data={folder / 'task.jsonl'}", *STEPS, *WAYS["fsdp"], "actors.count=1"]
+    out = folder / "actors"
+    run = {"do": "rewards", "model": str(four), "settings": settings, "out": str(out)}
+    launch(folder / "launched", 2, [run])
+    assert files_of(out) == files_of(folder / "fsdp")
+    assert len(files_of(out)) == 8

@@ -57,6 +57,7 @@ from ossia.train.rl.settings import HYPER, UNUSED, Actors, Evaluating, Objective
 from ossia.train.run import Run
 from ossia.train.settings import Hyperparameters, Lora, Parallel
 from ossia.train.step import Worker
+from ossia.train.weights.export import fingerprint as fingerprint_of_weights
 from ossia.train.weights.export import start
 from ossia.turn import stop_ids
 
@@ -248,7 +249,7 @@ def run_of(config: Config, out: Path) -> Run:
         tokenizer,
         stop_ids(tokenizer),
         _drawer(config, tokenizer, run.out),
-        _digest(policy, config.hyper.seed),
+        _digest(policy, config),
         run.out,
         config.objective,
         config.sampling,
@@ -282,8 +283,10 @@ def _model_of_run(config: Config, out: Path) -> Run:
     )
 
 
-def _digest(policy: Policy, seed: int) -> str:
-    text = json.dumps([policy.identity(), seed], sort_keys=True)
+def _digest(policy: Policy, config: Config) -> str:
+    """Of all that decides samples and rewards beside the weights that are trained."""
+    base = fingerprint_of_weights(base_folder(config.model))
+    text = json.dumps([policy.identity(), config.hyper.seed, base], sort_keys=True)
     return sha256(text.encode()).hexdigest()[:16]
 
 

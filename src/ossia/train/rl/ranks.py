@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ossia.kernels import products
 from ossia.model import Transformer
 from ossia.model.parallel import whole
 from ossia.mxfp4 import ScaleRule
@@ -53,6 +54,7 @@ class Ranks:
         self._gather()
         if self._copy is not None:
             self._drawer = make(self._copy.train())
+        self._holds = _hold_as_the_first()
 
     def prepare(self, version: int) -> str:
         if version != self._version:
@@ -89,6 +91,8 @@ class Ranks:
     def close(self) -> None:
         if self._drawer is not None:
             self._drawer.close()
+        if self._holds:
+            products.release_rows_alike()
 
     @torch.no_grad()
     def _gather(self) -> None:
@@ -98,6 +102,17 @@ class Ranks:
             value = whole(p)
             if targets:
                 targets[name].copy_(value)
+
+
+def _hold_as_the_first() -> bool:
+    """Whether this process now multiplies as the first one's exact engine makes it, which it would
+    not do by itself: training would have other bits in each.
+    """
+    way: str | None = _of_the_first(products.rows_held_alike())
+    if way is None or products.rows_held_alike() is not None:
+        return False
+    products.hold_rows_alike(way)
+    return True
 
 
 def _of_the_first(found: Any) -> Any:

@@ -3,7 +3,7 @@ how both sides know that it has arrived.
 
     store       in an object store that the processes of a machine share
     folder      as a distributed checkpoint (DCP) that all machines can read
-    broadcast   from memory to memory, by NCCL where there are GPUs, else by gloo
+    broadcast   from memory to memory, by NCCL between GPUs, else by gloo
 
 What is trained is sent, and nothing else: with LoRA the low-rank changes alone. Knows tensors by
 name; no model, no samples, and no Ray.
@@ -64,7 +64,7 @@ def receive(parcel: Parcel, into: Named, data: bytes | None = None) -> None:
     Raises `TrainingError` if they are others by name or shape.
     """
     if parcel.group is not None:
-        group = _joined(parcel.group)
+        group = _joined(parcel.group, into)
         for name in sorted(into):
             _broadcast(group, into[name])
         return
@@ -149,24 +149,24 @@ class Meeting:
         come.
         """
         store = torch_distributed.PrefixStore(str(self._count), self._store)
-        group = _group(store, 0, receivers + 1)
+        group = _group(store, 0, receivers + 1, named)
         for name in sorted(named):
             _broadcast(group, named[name].detach().contiguous())
 
 
-def _joined(group: tuple[str, int, str, int, int]) -> Any:
+def _joined(group: tuple[str, int, str, int, int], into: Named) -> Any:
     host, port, name, rank, size = group
     store = torch_distributed.TCPStore(
         host, port, is_master=False, wait_for_workers=False, timeout=PATIENCE
     )
-    return _group(torch_distributed.PrefixStore(name, store), rank, size)
+    return _group(torch_distributed.PrefixStore(name, store), rank, size, into)
 
 
-def _group(store: Any, rank: int, size: int) -> Any:
+def _group(store: Any, rank: int, size: int, named: Named) -> Any:
     """A process group beside torch's own, which only processes of one launch can have. NCCL's where
-    there are GPUs.
+    the weights are on GPUs.
     """
-    if torch.cuda.is_available() and dist.is_nccl_available():
+    if any(value.is_cuda for value in named.values()):
         options = dist.ProcessGroupNCCL.Options()
         return dist.ProcessGroupNCCL(store, rank, size, options)
     return dist.ProcessGroupGloo(store, rank, size, PATIENCE)
