@@ -64,9 +64,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Serving:
-    """What was chosen. `why_not`: the reason for torch's kernels, None where the compiled ones
-    serve. `kv_memory`: the default size of the cache of keys and values, in bytes; None: room for
-    one full context.
+    """What was chosen. `why_not`: the reason why the compiled kernels of CPUs do not serve, None
+    where they do. `kv_memory`: the default size of the cache of keys and values, in bytes; None:
+    room for one full context.
     """
 
     precision: Precision

@@ -22,7 +22,9 @@ from ossia.engine.graphs import MOST_ROWS, Compute, DecodeGraphs, captured, roun
 from ossia.engine.kv import DeviceCache
 from ossia.engine.pages import PageTables
 from ossia.engine.request import Request
+from ossia.engine.runner import not_whole
 from ossia.engine.scheduler import Work
+from ossia.errors import ConfigError
 from ossia.model import Transformer
 
 
@@ -218,3 +220,15 @@ def test_graphs_are_for_steps_that_only_decode() -> None:
     assert not graphs.serve([work(2, 1)])  # nothing is sampled
     assert not graphs.serve([work(1, 1)] * (MOST_ROWS + 1))
     assert [rounded(n) for n in (0, 1, 2, 3, 200)] == [1, 1, 2, 4, 256]
+
+
+@needs_triton
+def test_same_bits_are_refused_where_torch_has_a_part(device: torch.device) -> None:
+    """Experts that are not packed are torch's, which can be in no graph either."""
+    config = tiny_config(tiny_tokenizer())
+    trainable = Transformer(config).to(device)
+    assert not_whole(trainable) is not None
+    assert not_whole(Transformer(config, "packed").to(device)) is None
+    with pytest.raises(ConfigError, match="not in MXFP4"):
+        Engine(trainable, capacity=64, same_bits=True)
+    assert Engine(trainable, capacity=64)._runner.graphs is None

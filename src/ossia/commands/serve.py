@@ -419,10 +419,14 @@ def _name(model: str) -> str:
 
 
 def _about(llm: LLM) -> str:
+    from ossia.engine.runner import on_device
+
     precision, config = llm.serving.precision, llm.config
     kernels = "compiled kernels"
     if llm.serving.why_not is not None:
         kernels = f"torch's kernels, because of its {llm.serving.why_not}"
+        if on_device(llm.model) is None:
+            kernels = "a GPU's kernels"
     return (
         f"dense {precision.dense}, activations {precision.activations}, "
         f"keys and values {precision.kv}; context {config.max_context_length:,} tokens, "

@@ -16,11 +16,13 @@ from ossia.engine.kv import DeviceCache, NativeCache, TorchCache
 from ossia.engine.pages import PageCopy, PageTables
 from ossia.engine.request import Request, SamplingParams
 from ossia.engine.scheduler import Work
+from ossia.errors import ConfigError
 from ossia.kernels import as_in_training, triton, with_same_bits
 from ossia.kernels.linear import widened
 from ossia.kernels.logprobs import logits_of
 from ossia.kernels.triton import paging
 from ossia.model import Transformer
+from ossia.model.moe import Experts, PackedExperts
 
 
 class Runner:
@@ -47,13 +49,20 @@ class Runner:
         self.records_experts = records_experts
         self.experts: NDArray[np.int16] | None = None
         config = model.config
+        if same_bits and (model.device.type == "cuda" or triton.interpreted()):
+            reason = not_whole(model)
+            if reason is not None:
+                raise ConfigError(
+                    f"same_bits needs a GPU's own kernels for the whole model: {reason}"
+                )
         self.cache: NativeCache | DeviceCache | TorchCache
         if model.compiled:
             self.cache = NativeCache(config, tables, model.kv_kind)
         elif not exact and on_device(model) is None:
             dtype = widened(torch.empty(0, dtype=model.compute_dtype, device=model.device)).dtype
             self.cache = DeviceCache(config, tables, dtype, model.device, same_bits)
-            if graphs and model.device.type == "cuda" and not records_experts:
+            on_gpu = model.device.type == "cuda"
+            if graphs and on_gpu and not records_experts and not_whole(model) is None:
                 self.graphs = DecodeGraphs(model, self.cache)
         else:
             self.cache = TorchCache(config, tables, model.compute_dtype, model.device)
@@ -134,6 +143,26 @@ def on_device(model: Transformer) -> str | None:
     if reason is not None:
         return reason
     return paging.unsupported(c.num_attention_heads, c.num_key_value_heads, c.head_dim)
+
+
+def not_whole(model: Transformer) -> str | None:
+    """Why torch has a part in a model on a GPU, whose sums may depend on the batch and which may
+    wait for the host; None if it has not.
+    """
+    reason = on_device(model)
+    if reason is not None:
+        return reason
+    leaves = [
+        leaf
+        for module in model.modules()
+        if isinstance(module, Experts)
+        for leaf in (module.gate_up, module.down)
+    ]
+    if not all(isinstance(leaf, PackedExperts) for leaf in leaves):
+        return (
+            "its experts are not in MXFP4, or an adapter changes them; --experts mxfp4 rounds them"
+        )
+    return None
 
 
 def _tensor(numbers: Sequence[int]) -> Tensor:
