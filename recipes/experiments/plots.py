@@ -22,6 +22,7 @@ COLOURS = (
     "#444444",
 )  # told apart by most eyes
 CROWDED = 5  # names of a legend that find room beside the numbers
+NEAREST = 1.09  # of one tick to the next
 WIDTH, HEIGHT, ACROSS = 4.2, 3.2, 3  # inches of a panel, panels in a row
 STYLE: Any = {  # of matplotlib's, which types its keys one by one
     "svg.fonttype": "none",
@@ -69,7 +70,7 @@ def _panel(axis: Any, panel: Mapping[str, Any]) -> None:
     axis.set_ylabel(panel["y"])
     if panel["log_x"]:
         axis.set_xscale("log", base=2)
-        ticks = sorted({x for one in panel["series"] for x in one["x"]})
+        ticks = _apart(sorted({x for one in panel["series"] for x in one["x"]}))
         axis.set_xticks(ticks, [f"{x / 1e6:.2f}M" if x >= 1e5 else f"{x:g}" for x in ticks])
         axis.minorticks_off()
     if panel["log_y"]:
@@ -78,6 +79,15 @@ def _panel(axis: Any, panel: Mapping[str, Any]) -> None:
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1), ncols=2)
     elif len(panel["series"]) > 1:
         axis.legend()
+
+
+def _apart(ticks: Sequence[float]) -> list[float]:
+    """Those that leave room for their numbers on a logarithmic axis."""
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or tick > kept[-1] * NEAREST:
+            kept.append(tick)
+    return kept
 
 
 def _lines(axis: Any, series: Sequence[Mapping[str, Any]]) -> None:

@@ -200,10 +200,8 @@ def _panels(
 ) -> tuple[Panel, ...]:
     engines = {name: of["k3"] for name, of in numbers.items() if of["k3"].mean > 0}
     k3 = points("KL a token, engine and trainer", "k3", engines)
-    at_engines = {n: e for n, e in found.items() if not n.startswith(("lag", "exact"))}
-    at_lags = {
-        n: e for n, e in found.items() if n.startswith("lag") and not n.startswith("lag 0, i")
-    }
+    at_engines = {_short(n): e for n, e in found.items() if not n.startswith(("lag", "exact"))}
+    at_lags = {_short(n): e for n, e in found.items() if n.startswith("lag")}
     panels = (
         Panel(k3.title, k3.x, k3.y, k3.series, k3.kind, log_y=True),
         points("Cosine to the exact gradient", "cosine", at_engines),
@@ -217,6 +215,12 @@ def _panels(
         Panel("MXFP4", "step", "right answers sampled", _curves(logs, ("exact", "MXFP4"))),
         Panel("Lag", "step", "right answers sampled", _curves(logs, ("exact", "lag"))),
     )
+
+
+def _short(name: str) -> str:
+    """For below an axis."""
+    shorter = name.replace("other random numbers", "other draws").replace(" after training", "")
+    return shorter.removesuffix(", ignore").removesuffix(", ratio")
 
 
 def _curves(logs: Logs, names: tuple[str, ...]) -> tuple[Series, ...]:

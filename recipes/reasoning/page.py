@@ -1,4 +1,4 @@
-"""The page about reasoning: the gate, E1 and E7, as Markdown with plots and as one JSON file.
+"""The page about reasoning: the gate and the experiments, with plots, and one JSON file.
 
 Knows the folders that the recipe's phases left; trains nothing, and says nothing that is not in
 them.
@@ -70,6 +70,7 @@ def page(about: Mapping[str, Any], found: Mapping[str, Any], gate: str) -> str:
         criteria_table(found),
         *(experiment(name, result) for name, result in found.items()),
         "## Time",
+        "Seconds of the clock; work of others on the same cores makes them longer.",
         times(about["phases"]),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
