@@ -59,7 +59,7 @@ PROFILES: dict[Profile, Sizes] = {
     "smoke": Sizes(messages=6, steps=3, tokens=2048, samples=2),
     "count": Sizes(messages=1000, steps=0, tokens=0, samples=0),
     "short": Sizes(messages=1000, steps=250, tokens=4096, samples=50),
-    "standard": Sizes(messages=1000, steps=900, tokens=4096, samples=100),
+    "standard": Sizes(messages=1000, steps=500, tokens=4096, samples=100),
 }
 
 
@@ -75,7 +75,7 @@ class Config:
         weight_decay=0.0,
         balance=Balance("none", router_z=0.0),
     )
-    share: float = 0.35  # of the examples; the others are conversations as nano has learned from
+    share: float = 0.2  # of the examples; the others are conversations as nano has learned from
     seed: int = 1
 
     @property
