@@ -84,19 +84,19 @@ _OTHERS = re.compile(
     re.IGNORECASE,
 )
 _HEARSAY = re.compile(
-    r"\W*(?:(?:many|most|some)\s+)?(?:students|people|candidates|others|many|some)\s+(?:\w+\s+)?"
+    r"\A\W*(?:(?:many|most|some)\s+)?(?:students|people|candidates|others|many|some)\s+(?:\w+\s+)?"
     r"(?:answer|choose|pick|select|say|think|believe|guess)\b(?!.*\b(?:but|however|correct)\b)",
     re.IGNORECASE,
 )
 # A list of what can be chosen, which chooses nothing.
 _OFFERS = re.compile(
-    r"\W*(?:the\s+|my\s+|possible\s+|answer\s+|four\s+)*(?:choices|options|alternatives|"
+    r"\A\W*(?:the\s+|my\s+|possible\s+|answer\s+|four\s+)*(?:choices|options|alternatives|"
     r"possibilities|candidates|answers)\s*(?:are|were|include|:)",
     re.IGNORECASE,
 )
 # "Suppose x = 73", "If it rains, C"
 _SUPPOSES = re.compile(
-    r"\W*(?:suppose|supposing|assume|assuming)\b|\W*if\b[^,]{1,200},\s*\W?\w{1,9}\W*$",
+    r"\A\W*(?:(?:suppose|supposing|assume|assuming)\b|if\b[^,]{1,200},\s*\W?\w{1,9}\W*$)",
     re.IGNORECASE,
 )
 _CONNECTOR = re.compile(r"(?:\(s\))?[\s\"')\]]*(?::|=>|=|≈|[-–—](?=\s)|是|为|は|는|은)[\s\"']*")
