@@ -88,8 +88,8 @@ STANDARD = Sizes(
     groups=16,
     answers=8,
     seeds=1,
-    each=8,
-    jailbreaks=48,
+    each=4,
+    jailbreaks=16,
 )
 FULL = Sizes(
     base=300,

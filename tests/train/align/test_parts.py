@@ -103,10 +103,11 @@ def rewarded(grader: Grader, request: Request, draft: Draft, outcome: Outcome) -
     path = tmp_path / "rewarded.py"
     path.write_text(program)
     found = subprocess.run(
-        [sys.executable, "-m", "mypy", "--follow-imports=silent", str(path)],
+        [sys.executable, "-m", "mypy", str(path)],
         capture_output=True,
         text=True,
         check=False,
+        cwd=SOURCE.parent.parent,  # its settings, and what it keeps of earlier runs
         env=os.environ | {"MYPYPATH": str(SOURCE.parent)},
     )
     errors = [
