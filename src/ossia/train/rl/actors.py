@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from torch import Tensor
@@ -258,7 +259,7 @@ class Pool:
                 found[actor] = self._ray.get(call)
             except errors.RayActorError as error:
                 self._alive.remove(actor)
-                self._why = " ".join(str(error).split())[:LONGEST_WHY]
+                self._why = shorten(str(error), LONGEST_WHY)
             except errors.RayTaskError as error:
                 raise error.cause from None
         return found
