@@ -1,4 +1,4 @@
-"""How much the tests try. By default a quarter of what a test asks for, and the same every time;
+"""How much the tests try. By default an eighth of what a test asks for, and the same every time;
 with --thorough all of it, and what chance has not shown before.
 
 conftest.py says which by the environment, which the workers and the children inherit. Imports
@@ -19,10 +19,10 @@ def thorough() -> bool:
 
 
 def examples(amount: int) -> int:
-    """How many of `amount` examples are tried: all, or a quarter but not fewer than LEAST."""
+    """How many of `amount` examples are tried: all, or an eighth but not fewer than LEAST."""
     if thorough():
         return amount
-    return min(amount, max(LEAST, amount // 4))
+    return min(amount, max(LEAST, amount // 8))
 
 
 def seeds(amount: int) -> list[int]:
@@ -44,4 +44,4 @@ def begin_thorough() -> None:
 def described() -> str:
     if thorough():
         return f"amounts: all of them, and fresh seeds from {VARIABLE}={os.environ[VARIABLE]}"
-    return "amounts: a quarter; --thorough for all of them"
+    return "amounts: an eighth; --thorough for all of them"

@@ -27,7 +27,7 @@ SIZE = 10_000 if thorough() else 4_000
 # Processor seconds for twice as much: of 20 kB a quadratic pattern takes hundreds of milliseconds,
 # a linear one 5; of 8 kB a sixth, and two.
 SUSPICIOUS = 0.02 if thorough() else 0.006
-PARTS = 4  # tests: each finds all patterns, and that takes a second
+PARTS = 2  # tests: each finds all patterns, and that takes a second
 METHODS = ("match", "fullmatch", "search", "sub", "subn", "split", "findall", "finditer")
 AT_ONE_PLACE = {"match", "fullmatch"}  # the others begin anew at every character
 Pattern = re.Pattern[str] | re.Pattern[bytes]

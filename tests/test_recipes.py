@@ -351,6 +351,7 @@ def test_the_likeliest_sentence_is_the_answer(monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
+@pytest.mark.slow
 def test_the_filtered_twin_reads_nothing_restricted(tmp_path: Path) -> None:
     config = nano.Config(profile="smoke", world_size=60)
     recipe = nano.Recipe(config, tmp_path)

@@ -92,12 +92,6 @@ def do_all(folder: Path) -> None:
     tasks += [CONTINUED | {"start_from": str(folder / "fsdp"), "out": str(folder / "continued")}]
     tasks += [DIVERGED | {"out": str(folder / "diverged")}]
     tasks += [BASIC["tp"] | {"do": "again", "out": str(folder / "tp")}]
-    resharded = RESHARDED | {"out": str(folder / "resharded")}
-    tasks += [resharded | {"parallel": {"fsdp": 2}, "stop_after": 3}]
-    tasks += [resharded | {"do": "carry", "parallel": {"fsdp": 2}, "whole": "fsdp.pt"}]
-    tasks += [resharded | {"do": "carry", "parallel": {"tp": 2}, "whole": "tp.pt"}]
-    tasks += [resharded | {"do": "carry", "parallel": {"ep": 2}, "whole": "ep.pt"}]
-    tasks += [resharded | {"parallel": {"fsdp": 2}}, resharded | {"parallel": {"ep": 2}}]
     tasks += [{"do": "muon", "parallel": {"tp": 2}, "out": str(folder / "muon tp")}]
     tasks += [{"do": "muon", "parallel": {"ep": 2}, "out": str(folder / "muon ep")}]
     tasks += [{"do": "dispatch", "out": str(folder / "dispatch")}]
@@ -106,3 +100,14 @@ def do_all(folder: Path) -> None:
         how = {"parallel": {name: 2}, "normalizers": normalizers}
         tasks += [OBJECTIVE | how | {"out": str(folder / f"objective {name}")}]
     launch(folder, 2, tasks)
+
+
+def cut_in_other_ways(folder: Path) -> None:
+    """A run whose state is carried from one way of being parallel to the next, in `folder`."""
+    task = RESHARDED | {"out": str(folder)}
+    tasks = [task | {"parallel": {"fsdp": 2}, "stop_after": 3}]
+    tasks += [task | {"do": "carry", "parallel": {"fsdp": 2}, "whole": "fsdp.pt"}]
+    tasks += [task | {"do": "carry", "parallel": {"tp": 2}, "whole": "tp.pt"}]
+    tasks += [task | {"do": "carry", "parallel": {"ep": 2}, "whole": "ep.pt"}]
+    tasks += [task | {"parallel": {"fsdp": 2}}, task | {"parallel": {"ep": 2}}]
+    launch(folder / "started", 2, tasks)

@@ -85,6 +85,7 @@ with torch.no_grad():
     assert resident < stored + 120 * MB
 
 
+@pytest.mark.slow
 def test_decoding_never_holds_the_model(checkpoint: Path, tmp_path: Path) -> None:
     """An eighth of what the decoded model takes, the mapped pages of the source apart."""
     body = f"convert(path, {str(tmp_path / 'plain')!r}, 'hf-bf16')"

@@ -138,6 +138,7 @@ def test_nano(options: Options) -> None:
     check(llm, ids_of(llm, 75, seed=1), 12, crowds=[1, 6, 63])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", WIDE_PRECISIONS, ids=str)
 def test_the_widths_of_20b(wide: Path, options: Options) -> None:
     llm = ossia.load(wide, options=options)

@@ -62,6 +62,7 @@ def check_kills(tmp_path: Path, kills: int, steps: int, seed: int) -> None:
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in whole.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_killed_three_times_ends_with_the_same_bits(tmp_path: Path) -> None:
     check_kills(tmp_path, 3, 16, seed=1)
 

@@ -65,7 +65,7 @@ def recoded(
     return folder / "library.so"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_row_passes_the_linears_tests(recoded: Path, pytestconfig: pytest.Config) -> None:
     tests = [str(Path(__file__).parent / name) for name in TESTS]
     options = ["-q", "-x", "-k", "avx2", f"--kernel-library={recoded}", "-p", "no:cacheprovider"]
