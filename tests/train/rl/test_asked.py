@@ -176,6 +176,13 @@ def test_rewards_below_0_and_maxrl_do_not_go_together() -> None:
     config_of(Path("nowhere"), *settings, "sampling.price=false")
 
 
+def test_a_reference_that_is_replaced_is_of_one_process() -> None:
+    settings = ("objective.kl=0.01", "objective.refresh=2")
+    config_of(Path("nowhere"), *settings)
+    with pytest.raises(ConfigError, match=r"leave it, or parallel"):
+        config_of(Path("nowhere"), *settings, "parallel.fsdp=2")
+
+
 # ---- alarms ----
 
 

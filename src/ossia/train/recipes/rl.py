@@ -118,6 +118,10 @@ class Config:
                 "objective.advantage=maxrl is of rewards that are 0 or more, and `over` of "
                 "sampling.prices makes some less: choose centered, rloo or std, or leave over at 0"
             )
+        if self.objective.refresh and self.parallel is not None:
+            raise ConfigError(
+                "objective.refresh keeps the whole model in one process: leave it, or parallel, out"
+            )
         if (self.teacher is None) != (self.objective.distill == "none"):
             raise ConfigError(
                 "objective.distill says how to learn from a teacher, and teacher=MODEL from whom: "
