@@ -4,7 +4,6 @@ and, slowly, all of it.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -309,7 +308,7 @@ def test_every_stage_of_the_recipe(whole: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_comes_to_its_end(whole: Path, tmp_path: Path) -> None:
+def test_a_killed_run_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "ossia", "train", RECIPE, "--out", str(out), "profile=smoke"]
     places = ("rewards-1/train/rollouts/000000.jsonl", "tool-measured/nano.jsonl")
@@ -321,11 +320,8 @@ def test_a_run_that_is_killed_comes_to_its_end(whole: Path, tmp_path: Path) -> N
         killed.kill()
         killed.wait()
     subprocess.run([*command, "--resume"], check=True)
-    for pattern in ("**/weights.safetensors", "**/rollouts/*.jsonl", "*/results.json"):
+    for pattern in ("**/weights.safetensors", "**/rollouts/*.jsonl", "*measured/*.jsonl"):
         made = sorted(path.relative_to(whole) for path in whole.glob(pattern))
-        assert made == sorted(path.relative_to(out) for path in out.glob(pattern))
-    for log in whole.glob("**/log.jsonl"):
-        steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
-        again = (out / log.relative_to(whole)).read_text().splitlines()
-        assert [json.loads(line)["step"] for line in again] == steps, log
-    # not to the bit: a phase that begins in another process may multiply in another way there
+        assert made
+        for path in made:
+            assert (out / path).read_bytes() == (whole / path).read_bytes(), path

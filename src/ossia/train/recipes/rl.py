@@ -199,8 +199,9 @@ def _settings(config: Config) -> dict[str, Any]:
 def _asked(config: Config) -> dict[str, Any]:
     """What is learned from, and from whom."""
     files = [path for path in (config.data, config.reward) if path is not None]
+    teacher = None if config.teacher is None else base_folder(config.teacher)
     return {
-        "teacher": config.teacher,
+        "teacher": fingerprint_of_weights(teacher),  # wherever its folder lies
         "files": fingerprint(files),
         "task": list(config.task),
     }
