@@ -46,7 +46,7 @@ def test_as_rendered_where_the_ids_are_as_rendered(
             else:
                 wanted = whole
             assert found == wanted, (seed, at)
-    assert dropped > 10
+    assert dropped >= examples(400) // 10
 
 
 def test_an_answer_that_was_sampled_becomes_history(small_tokenizer: Tokenizer) -> None:
