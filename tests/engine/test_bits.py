@@ -152,6 +152,7 @@ def test_the_widths_of_20b_in_large_crowds(wide: Path, options: Options) -> None
     check(llm, ids_of(llm, 700, seed=3), 16, crowds=[1, 8, 31, 63])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", WIDE_PRECISIONS, ids=str)
 def test_packing_changes_nothing(wide: Path, options: Options) -> None:
     forms = [replace(options, loading=loading) for loading in ("map", "copy")]

@@ -183,6 +183,7 @@ def test_a_real_measurement_is_remembered_and_used(
         assert serving() == HERE and json.loads(file.read_text()) == asdict(HERE)
 
 
+@pytest.mark.slow
 def test_measuring_leaves_the_threads_of_this_thread_and_of_new_ones_as_they_were() -> None:
     code = """
 from concurrent.futures import ThreadPoolExecutor

@@ -79,10 +79,12 @@ for isa in ("z80", "generic"):
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_the_environment_chooses_the_instruction_set(kernels: ctypes.CDLL, told: list[str]) -> None:
     assert told[1] == offered(kernels)[-1] == "generic"
 
 
+@pytest.mark.slow
 def test_an_instruction_set_that_is_not_offered_is_an_error_that_names_those_that_are(
     kernels: ctypes.CDLL, told: list[str]
 ) -> None:

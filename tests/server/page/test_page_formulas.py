@@ -10,7 +10,7 @@ import pytest
 from amounts import seeds
 from pages import ask, done, expect, final, in_browser, opened, says
 
-pytestmark = in_browser
+pytestmark = [*in_browser, pytest.mark.slow]
 
 MATHML = """([source, isBlock]) => {
     const made = mathOf(source, isBlock);

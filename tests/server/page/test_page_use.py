@@ -30,7 +30,7 @@ from pages import (
 
 from ossia.server import Settings
 
-pytestmark = in_browser
+pytestmark = [*in_browser, pytest.mark.slow]
 
 
 def test_conversations_are_kept_renamed_and_deleted(says, opened):

@@ -134,7 +134,8 @@ def test_older_samples_are_learned_from(
         assert line["sampled"] == sum(each["counts"]["sampled"] for each in samples)
 
 
-@pytest.mark.parametrize("loss", ["clip", pytest.param("cispo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["clip", "cispo"])
 def test_several_updates_learn_from_one_batch_of_answers(
     loss: str, four: Path, tmp_path: Path
 ) -> None:
