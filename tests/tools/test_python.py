@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -230,6 +233,23 @@ def test_ctrl_c() -> None:
         told = "[ERROR] The code was interrupted by the user; variables are kept."
         assert results[0].endswith(f"KeyboardInterrupt\n{told}")
         assert cell("x") == "1\n"
+
+
+def test_an_interrupt_that_comes_before_its_cell_has_begun() -> None:
+    """Both lines are read at once: the cell is over, and the next one runs."""
+    cell = {"id": 1, "code": "import time\nfor _ in range(600): time.sleep(0.1)"}
+    lines = [cell, {"interrupt": 1}, {"id": 2, "code": "3"}]
+    pipe = subprocess.PIPE
+    command = [sys.executable, kernel_process.KERNEL]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as kernel:
+        assert kernel.stdin is not None and kernel.stdout is not None
+        assert json.loads(kernel.stdout.readline()) == {"ready": True}
+        kernel.stdin.write("".join(json.dumps(line) + "\n" for line in lines))
+        kernel.stdin.flush()
+        replies = [json.loads(kernel.stdout.readline())["id"] for _ in range(2)]
+        _, printed = kernel.communicate(timeout=60)
+    assert replies == [1, 2]
+    assert printed == "KeyboardInterrupt\n3\n"
 
 
 def test_a_caller_that_goes_away_interrupts_its_cell() -> None:

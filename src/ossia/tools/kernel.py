@@ -4,7 +4,7 @@ A file by itself, of the standard library alone. It reads requests and writes re
 object a line, on what were its standard input and output:
 
     {"id": 1, "code": "x = 1\\nx"}            run a cell
-    {"interrupt": 1}                         interrupt that cell, if it still runs
+    {"interrupt": 1}                         interrupt that cell, if it is not over
     {"ready": true}                          a reply: it has started
     {"id": 1, "figures": [...]}              a reply: the cell is over, and all of it is printed
 
@@ -51,6 +51,7 @@ class Kernel:
         self.cells: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.main = threading.get_ident()
         self.running: int | None = None  # the id of the cell that runs
+        self.unwanted: int | None = None  # of the last one that was interrupted
         module = types.ModuleType("__main__")
         self.names = vars(module)
         self.names |= {"__builtins__": builtins, SHELL: run_in_shell}
@@ -76,7 +77,9 @@ class Kernel:
                 request = json.loads(line)
                 if "interrupt" not in request:
                     self.cells.put(request)
-                elif request["interrupt"] == self.running:
+                    continue
+                self.unwanted = request["interrupt"]  # the cell may not have begun yet
+                if self.unwanted == self.running:
                     signal.pthread_kill(self.main, signal.SIGINT)
         os._exit(0)  # nobody can ask us anything any more
 
@@ -87,6 +90,9 @@ class Kernel:
         try:
             self.restore()
             self.running = number
+            if self.unwanted == number:
+                self.running = None  # a signal besides would come too late
+                raise KeyboardInterrupt
             figures = self.run_and_draw(request["code"], f"<cell {number}>")
         except BaseException as error:
             self.write(report(error))
