@@ -647,6 +647,7 @@ def test_what_is_not_finite_is_null_in_the_file(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     out, docs = tmp_path / "run", tmp_path / "docs"
     results.write(result(), out / "balance")

@@ -221,6 +221,7 @@ def test_info_says_what_multiplies_and_why() -> None:
 
 
 @pytest.mark.parametrize("stacks", ["bfloat16", "float32"])
+@pytest.mark.slow
 def test_a_run_goes_on_with_what_it_began_with(tmp_path: Path, stacks: str) -> None:
     """Whatever this machine would choose by now: the same bits as if nothing had happened."""
     began = replace(serving(), stacks=stacks)

@@ -162,6 +162,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("window", [None, 32])
 @pytest.mark.parametrize("form", ["compiled", "fused", "products"])
+@pytest.mark.slow
 def test_no_tensor_grows_with_the_square_of_the_length(
     window: int | None, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -294,6 +294,7 @@ def test_a_run_trains_changes_resumes_and_stores_them_alone(tmp_path: Path) -> N
     assert logits(again).equal(logits(whole))
 
 
+@pytest.mark.slow
 def test_a_run_as_a_large_model_needs_it(tmp_path: Path) -> None:
     """bfloat16 products, activations computed again, several parts a step."""
     tiny(tmp_path / "m")
