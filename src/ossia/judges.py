@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ossia.errors import JudgeError
+from ossia.remote import OPENER, checked_key, headers_with
 from ossia.tasks.environment import Outcome, Reward
 
 log = logging.getLogger("ossia.judges")
@@ -266,6 +267,10 @@ class Endpoint:
     max_tokens: int = 2048
     silence: float = 600.0  # seconds without a byte, after which the connection is closed
 
+    def __post_init__(self) -> None:
+        """Raises `RequestError` for a key that cannot be sent, without showing it."""
+        object.__setattr__(self, "key", checked_key(self.key, "OSSIA_JUDGE_KEY"))
+
     def __call__(self, system: str, text: str) -> str:
         shape = {"name": "verdict", "strict": True, "schema": SCHEMA}
         body = {
@@ -288,12 +293,9 @@ def chat_choice(url: str, key: str, body: Mapping[str, Any], silence: float) -> 
     `silence`: seconds without a byte, after which the connection is closed. Raises what the server
     or the connection fails with.
     """
-    headers = {"Content-Type": "application/json"}
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
     address = f"{url.rstrip('/')}/chat/completions"
-    request = urllib.request.Request(address, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=silence) as response:
+    request = urllib.request.Request(address, json.dumps(body).encode(), headers_with(key))
+    with OPENER.open(request, timeout=silence) as response:
         said = json.loads(response.read(MOST_BYTES))
     choice: Mapping[str, Any] = said["choices"][0]
     return choice

@@ -216,6 +216,16 @@ def test_what_a_constraint_raises_is_raised_to_its_own_reader_only(model: Transf
     assert not engine.has_work() and not engine.failed
 
 
+def test_a_step_in_which_every_mask_fails_ends_its_requests_alone(model: Transformer) -> None:
+    engine = Engine(model)
+    for _ in range(2):
+        broken = engine.generate(PROMPT, GREEDY, failing())
+        assert [next(broken).token_id, next(broken).token_id] == [1, 2]
+        with pytest.raises(GrammarError, match="too complex"):
+            next(broken)
+    assert len(list(engine.generate(PROMPT, GREEDY))) > 1 and not engine.failed
+
+
 class Stubborn(Choices):
     """Fails over the token that it is told."""
 

@@ -441,7 +441,8 @@ class Engine:
                 self._fail(request, error)
         picked = [rows[n] for n in masks]
         if picked != list(range(len(logits_RV))):
-            logits_RV = logits_RV[torch.tensor(picked, device=logits_RV.device)]
+            rows_R = torch.tensor(picked, dtype=torch.int64, device=logits_RV.device)
+            logits_RV = logits_RV[rows_R]
         states = [self._states[requests[n].id] for n in masks]
         sampled = sample_rows(logits_RV, states, [*masks.values()])
         if self.exact:

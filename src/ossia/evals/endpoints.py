@@ -14,7 +14,6 @@ import json
 import threading
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from ossia.errors import RequestError
 from ossia.evals.questions import Answered, Trial
 from ossia.evals.texts import well_formed
 from ossia.harmony import DeveloperContent, Message, Role
+from ossia.remote import OPENER, checked_key, headers_with
 
 Api = Literal["chat", "responses"]
 PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "responses": "/responses"}
@@ -49,14 +49,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         """Raises `RequestError` for a key that cannot be sent, without showing it."""
-        key = self.key.strip()
-        if not (key.isascii() and key.isprintable()):
-            raise RequestError(
-                "the API key holds characters that a header cannot carry; set OPENAI_API_KEY to "
-                "the key alone",
-                "key",
-            )
-        object.__setattr__(self, "key", key)
+        object.__setattr__(self, "key", checked_key(self.key, "OPENAI_API_KEY"))
 
     def answer(self, trials: Sequence[Trial]) -> Iterator[tuple[int, Answered]]:
         """As they are finished. Who stops listening leaves what is under way."""
@@ -130,9 +123,10 @@ class Endpoint:
 
     def models(self) -> list[str]:
         """Raises `RequestError` if the server cannot be asked."""
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/models", headers=self._headers)
+        address = f"{self.url.rstrip('/')}/models"
+        request = urllib.request.Request(address, headers=headers_with(self.key))
         try:
-            with _OPENER.open(request, timeout=30.0) as response:
+            with OPENER.open(request, timeout=30.0) as response:
                 said = json.loads(response.read(MOST_BYTES))
             names = [str(one["id"]) for one in said["data"]]
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
@@ -145,36 +139,12 @@ class Endpoint:
             raise RequestError(f"{self.url} has no models; load one into the server", "url")
         return names
 
-    @property
-    def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        return headers
-
     def _post(self, body: Mapping[str, Any]) -> Any:
         address = f"{self.url.rstrip('/')}{PATHS[self.api]}"
-        request = urllib.request.Request(address, json.dumps(body).encode(), self._headers)
-        with _OPENER.open(request, timeout=SILENCE) as response:
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(address, data, headers_with(self.key))
+        with OPENER.open(request, timeout=SILENCE) as response:
             return json.loads(response.read(MOST_BYTES))
-
-
-class _SameHost(urllib.request.HTTPRedirectHandler):
-    """Questions and the key go to the server that was named, and to no other."""
-
-    def redirect_request(
-        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> Any:
-        old = urllib.parse.urlsplit(req.full_url)
-        new = urllib.parse.urlsplit(newurl)
-        is_less_safe = old.scheme == "https" and new.scheme != "https"
-        if is_less_safe or new.hostname != old.hostname or new.port != old.port:
-            why = f"it redirects to {new.scheme}://{new.netloc}, which was not asked for"
-            raise urllib.error.HTTPError(req.full_url, code, why, headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-_OPENER = urllib.request.build_opener(_SameHost)
 
 
 def _reason(error: urllib.error.HTTPError) -> str:

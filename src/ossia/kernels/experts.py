@@ -81,11 +81,11 @@ def packed_experts(
     """As `experts`, float32 [T, D], from (blocks, scales, biases) in MXFP4, which are never
     expanded; a choice of E is no expert. None if nothing serves them so.
     """
-    x_TD = widened(x_TD)
     if not triton.serves(x_TD, gate_up[2], down[2]):
         return None
     from ossia.kernels.triton.experts import experts_packed
 
+    x_TD = widened(x_TD)
     return experts_packed(x_TD, choice_Tk, weight_Tk, gate_up, down, limit, same_bits())
 
 

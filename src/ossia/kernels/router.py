@@ -15,9 +15,8 @@ def route(
     [T, E]; None if no kernel serves. `rows`, int32 [1] on the device: how many rows are real; the
     others go to no expert (E).
     """
-    x_TD = widened(x_TD)
     if not triton.serves(x_TD, weight_ED, bias_E):
         return None
     from ossia.kernels.triton.router import route_rows
 
-    return route_rows(x_TD, weight_ED, bias_E, top_k, rows)
+    return route_rows(widened(x_TD), weight_ED, bias_E, top_k, rows)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -246,9 +246,11 @@ def as_reward(worth: Any) -> Reward:
     if worth is None:
         return Reward(None, why="the reward was None")
     if isinstance(worth, Reward):
-        if worth.value is not None:
-            _finite(worth.value)
-        return worth
+        if worth.value is None:
+            return worth
+        parts = {name: _finite(value) for name, value in worth.parts.items()}
+        correct = None if worth.correct is None else bool(worth.correct)
+        return replace(worth, value=_finite(worth.value), parts=parts, correct=correct)
     if isinstance(worth, Coroutine):
         worth.close()
         raise DataError("a reward must not be async: write `def`, and `asyncio.run(...)` inside")

@@ -638,13 +638,33 @@ def test_calls_of_an_earlier_version_count(tmp_path: Path) -> None:
         db.execute("INSERT INTO approved VALUES ('ann', 'mcpr_1', ?, ?)", (result, time.time()))
         db.execute("PRAGMA user_version = 4")
     db.close()
+    store = Store(path, DAY, 1 << 20)
+    assert store.used > 50_000
+    assert ApprovedTable(store).ended_call("ann", "mcpr_1") == ToolResult("a" * 50_000)
+    store.close()
     store = Store(path, DAY, 1 << 14)
     table = ApprovedTable(store)
-    assert store.used > 50_000
-    assert table.ended_call("ann", "mcpr_1") == ToolResult("a" * 50_000)
-    assert table.begin_call("ann", "mcpr_2")
     assert store.used < store.limit
     assert table.ended_call("ann", "mcpr_1") == ToolResult(GONE, failed=True)
+    assert not table.begin_call("ann", "mcpr_1") and table.begin_call("ann", "mcpr_2")
+    store.put(stored(), must=True)  # responses have room beside them
+    assert store.get(stored().owner, stored().id) is not None
+    store.close()
+
+
+def test_a_response_that_calls_leave_no_room_for_is_refused(tmp_path: Path) -> None:
+    store = Store(None, DAY, 1 << 16)
+    table = ApprovedTable(store)
+    for name in "abcd":
+        table.begin_call("ann", name)
+        table.end_call("ann", name, ToolResult("x" * 3_500))
+    old = stored()
+    store.put(old)
+    large = replace(stored(), id="resp_large", response={"text": "y" * 55_000})
+    with pytest.raises(StoreError, match="responses may have"):
+        store.put(large, must=True)
+    store.put(large)  # is logged
+    assert store.get(old.owner, old.id) is not None and store.get(old.owner, large.id) is None
     store.close()
 
 

@@ -236,7 +236,7 @@ def test_drafts_go_on_where_they_were(tmp_path: Path, sampler: Any) -> None:
 
     def made(out: Path) -> dict[str, bytes]:
         reasoner = InProcess(loaded(base, settings), "tiny", tiny_tokenizer(), POLICY, settings)
-        generate(requests, reasoner, settings, out)
+        generate(requests, lambda: reasoner, settings, out)
         return {path.name: path.read_bytes() for path in (out / FOLDER).iterdir()}
 
     whole = made(tmp_path / "whole")

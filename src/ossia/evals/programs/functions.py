@@ -15,7 +15,7 @@ import math
 import re
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -40,6 +40,8 @@ FUNCTION_PROMPT = (
 PYTHON = ("python", "python3", "py")
 LONGEST = 100_000  # bytes of a program that can be an argument of a command
 NO_CODE = "it holds no code"
+NO_RESULT = "what it returned is no result"
+DEEPEST = 64  # collections in each other; the harness writes 60
 Ended = Literal["returned", "raised", "missing"]
 
 
@@ -272,7 +274,52 @@ def call(
     found = in_harness(runner, task, seconds)
     if isinstance(found, str):
         return found
-    return found if isinstance(found, list) and found else "it returned nothing"
+    if not isinstance(found, list) or not found:
+        return "it returned nothing"
+    return found if all(map(_is_result, found)) else NO_RESULT
+
+
+def _is_result(found: Any) -> bool:
+    """[how it ended, a value]: code that runs beside the harness can write anything else."""
+    match found:
+        case [str(), value]:
+            return _is_written(value)
+    return False
+
+
+def _is_written(value: Any, depth: int = 0) -> bool:
+    """Whether `harness.plain` writes values so."""
+    if value is None or isinstance(value, bool | str):
+        return True
+    if depth > DEEPEST:
+        return False
+    match value:
+        case ["int", str(text)]:
+            return re.fullmatch(r"-?[0-9]+", text) is not None
+        case ["float" | "complex" as kind, str(text)]:
+            return _reads(complex if kind == "complex" else float, text)
+        case ["list" | "tuple" | "set", list(parts)]:
+            return all(_is_written(part, depth + 1) for part in parts)
+        case ["dict", list(pairs)]:
+            return all(_is_pair(pair, depth + 1) for pair in pairs)
+        case ["bytes" | "other", str()] | ["deep"]:
+            return True
+    return False
+
+
+def _is_pair(found: Any, depth: int) -> bool:
+    match found:
+        case [key, value]:
+            return _is_written(key, depth) and _is_written(value, depth)
+    return False
+
+
+def _reads(kind: Callable[[str], object], text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
 
 
 def in_harness(runner: Runner, task: Mapping[str, Any], seconds: float) -> Any:

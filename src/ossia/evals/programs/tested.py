@@ -4,7 +4,8 @@ layouts of HumanEval+ and MBPP+ with a `test`.
 The test and the answer's code never meet in one process: whoever runs beside a test can say that it
 passed. The test runs alone and writes down with what it calls the function; the function is called
 with that, in a sandbox of its own; then the test runs again with what came of it. Most tests need
-two rounds, those that call the function with its own results need more.
+two rounds, those that call the function with its own results need more. Until a result is there,
+the file's own solution gives one.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ class Test:
             task = {
                 "test": self.test,
                 "before": self.solution or self.prompt,
+                "solution": self.solution,
                 "entry": self.entry,
                 "checks": "def check(" in self.test,
                 "known": known,

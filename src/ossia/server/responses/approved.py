@@ -37,6 +37,8 @@ class ApprovedTable:
         self._store = store
         self._limit = store.limit // SHARE
         self._gone = _written(ToolResult(GONE, failed=True))
+        with store.writing() as db:  # the store may have been allowed to be larger
+            self._shrink(db)
 
     def begin_call(self, owner: str, id: str) -> bool:
         """Raises `StoreError`: what cannot be remembered must not be run."""

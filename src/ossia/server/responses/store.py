@@ -217,15 +217,10 @@ class Store:
         try:
             parts = [orjson.dumps(p) for p in (stored.response, stored.history, stored.input)]
             size = sum(map(len, parts)) + OVERHEAD
-            if size > self.limit:
-                log.warning(
-                    "response %s is not kept: it has %d bytes, the limit is %d",
-                    stored.id,
-                    size,
-                    self.limit,
-                )
+            room = self.limit - self._calls()  # these stay, whatever else goes
+            if size > room:
                 self.delete(stored.owner, stored.id)  # what it was before it grew
-                return
+                raise StoreFull(f"it has {size} bytes, and responses may have {room}")
             expires = stored.expires or self.clock() + self.ttl
             status = stored.response.get("status")
             row = (stored.owner, stored.id, status, *map(self._packed, parts), expires, size)
@@ -456,6 +451,12 @@ class Store:
                 if db.in_transaction:  # some errors end it themselves
                     db.execute("ROLLBACK")
                 raise
+
+    def _calls(self) -> int:
+        """Bytes of approved calls."""
+        with self.reading() as db:
+            calls: int = db.execute("SELECT calls FROM used").fetchone()[0]
+        return calls
 
     def _make_room(self, db: sqlite3.Connection) -> None:
         db.execute("DELETE FROM entry WHERE expires <= ?", (self.clock(),))

@@ -53,7 +53,8 @@ def names_it(policy: Policy, final: str) -> bool:
 
 
 def lines_of(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    # in ASCII: some characters end a line for some readers, and halves of characters are no UTF-8
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def write_drafts(drafts: Iterable[Draft]) -> str:

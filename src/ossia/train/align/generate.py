@@ -15,7 +15,7 @@ import http.client
 import logging
 import time
 import urllib.error
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from ossia.harmony import Conversation, DeveloperContent, Effort, Message, Role,
 from ossia.harmony.chat_messages import REASONING_KEYS
 from ossia.judges import chat_choice
 from ossia.model import Transformer
+from ossia.remote import checked_key
 from ossia.tasks.environment import Ask, Given
 from ossia.tasks.external import RowEnvironment
 from ossia.tasks.safety.requests import Request
@@ -93,17 +94,19 @@ class Reasoner(Protocol):
 
 
 def generate(
-    requests: Sequence[Request], reasoner: Reasoner, settings: Generating, out: Path
+    requests: Sequence[Request], make: Callable[[], Reasoner], settings: Generating, out: Path
 ) -> None:
-    """The chunks that `out/drafts` does not hold yet."""
+    """The chunks that `out/drafts` does not hold yet; the reasoner is only made for them."""
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     numbered = list(enumerate(requests))
+    paths = {n: folder / f"{n:06d}.jsonl" for n in range(0, len(numbered), settings.chunk)}
+    missing = {first: path for first, path in paths.items() if not path.exists()}
+    if not missing:
+        return
+    reasoner = make()
     try:
-        for first in range(0, len(numbered), settings.chunk):
-            path = folder / f"{first:06d}.jsonl"
-            if path.exists():
-                continue
+        for first, path in missing.items():
             made = reasoner.drafts(numbered[first : first + settings.chunk])
             replace_file(path, write_drafts(made), sole_writer=True)
     finally:
@@ -223,6 +226,10 @@ class Remote:
     settings: Generating
     key: str = ""
     silence: float = 3600.0  # seconds without a byte
+
+    def __post_init__(self) -> None:
+        """Raises `RequestError` for a key that cannot be sent, without showing it."""
+        object.__setattr__(self, "key", checked_key(self.key, "OSSIA_REASONER_KEY"))
 
     @property
     def name(self) -> str:

@@ -14,7 +14,8 @@ from ossia.errors import TrainingError
 from ossia.tasks.safety.specs import Policy
 
 RUN = 6  # words
-_WORD = re.compile(r"\w+")
+_ALONE = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"  # no blanks between words: a letter is one
+_WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
 
 
 class Removal:

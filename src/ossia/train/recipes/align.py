@@ -14,7 +14,6 @@ the policy. Knows the order of things; the parts are `align/`.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -195,6 +194,7 @@ class Recipe:
             **learned,
             **flat(config.reward, "reward"),
             "task": list(config.task),
+            **({"judge_seconds": config.judge_seconds} if config.judge_is_model else {}),
             "others": sft.fingerprint(others),
         }
         return drafted, kept, learned, rewarded
@@ -202,7 +202,7 @@ class Recipe:
     # ---- stage A ---------------------------------------------------------------------------------
 
     def draft(self) -> None:
-        generate(self.trained, self._reasoner(), self.config.generate, self.out / "drafts")
+        generate(self.trained, self._reasoner, self.config.generate, self.out / "drafts")
 
     def _reasoner(self) -> Reasoner:
         config = self.config
@@ -210,6 +210,11 @@ class Recipe:
             key = os.environ.get("OSSIA_REASONER_KEY", "")
             url = str(config.reasoner)
             return Remote(url, config.reasoner_model, self.policy, config.generate, key)
+        made = config.generate
+        if made.temperature != 1 and made.sampler != "exact":
+            raise ConfigError(
+                f"generate.temperature={made.temperature} needs generate.sampler=exact, or a server"
+            )
         name = config.reasoner or config.base
         folder = sft.base_folder(name)
         tokenizer = sft.tokenizer_of(folder)
@@ -420,8 +425,8 @@ class Recipe:
         """`check/report.json`, after a last look at all prompts that were in fact asked."""
         removal = self._removal()
         for path in record.files_in(self.out / "reward"):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                for segment in json.loads(line)["segments"]:
+            for line in record.read([path]):
+                for segment in line["segments"]:
                     removal.check(segment["prompt"], str(path))
         problems = self.problems(self._grader(self.out / "reward" / VERDICTS))
         rl.measure(self.rl, self.out / "reward" / "train", self.out / "check", problems)

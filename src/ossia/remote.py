@@ -1,0 +1,53 @@
+"""Requests to a server that somebody named: what they hold, and the key, go to no other.
+
+Knows HTTP; neither what is asked nor what is answered.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from ossia.errors import RequestError
+
+
+class SameHost(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection to another host or port, or from https to less."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        old = urllib.parse.urlsplit(req.full_url)
+        new = urllib.parse.urlsplit(newurl)
+        is_less_safe = old.scheme == "https" and new.scheme != "https"
+        if is_less_safe or new.hostname != old.hostname or new.port != old.port:
+            why = f"it redirects to {new.scheme}://{new.netloc}, which was not asked for"
+            raise urllib.error.HTTPError(req.full_url, code, why, headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+OPENER = urllib.request.build_opener(SameHost)
+
+
+def checked_key(key: str, variable: str) -> str:
+    """Without blanks around it. Raises `RequestError` for one that cannot be sent, which names the
+    variable that it came from and does not show it.
+    """
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise RequestError(
+            f"the API key holds characters that a header cannot carry; set {variable} to the key "
+            "alone",
+            "key",
+        )
+    return key
+
+
+def headers_with(key: str) -> dict[str, str]:
+    """Of a request whose body is JSON."""
+    headers = {"Content-Type": "application/json"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    return headers
