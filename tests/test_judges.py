@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.error import HTTPError
 
 import pytest
+from answering_server import Reply, serving
 from tiny_model import final, scripted, write_tiny
 
-from ossia.errors import JudgeError
+from ossia.errors import JudgeError, RequestError
 from ossia.harmony import Message, Role
 from ossia.judges import OVERRIDES, Endpoint, InProcess, Judge, Material, Verdict, read_verdict
 from ossia.tasks.environment import Outcome, Reward
@@ -250,3 +252,19 @@ def test_a_model_in_this_process(tmp_path: Path) -> None:
     ask = InProcess(llm, "tiny")
     assert read_verdict(ask("Be strict.", GOOD.text)) == Verdict(True, 1, "It is polite.")
     assert "Be strict." in script.prompts[0] and "Very well" in script.prompts[0]
+
+
+def test_a_key_is_for_the_server_that_was_named() -> None:
+    other: list[str] = []
+
+    def elsewhere(path: str, body: Any) -> Reply:
+        other.append(path)
+        return 200, {}
+
+    with serving(elsewhere) as second, serving(lambda path, body: (302, second)) as first:
+        with pytest.raises(HTTPError, match="redirects to"):
+            Endpoint(first, "m", key=" secret\n")("system", "text")
+    assert not other
+    with pytest.raises(RequestError, match="OSSIA_JUDGE_KEY") as caught:
+        Endpoint(first, "m", key="sec\nret")
+    assert "ret" not in str(caught.value).replace("OSSIA_JUDGE_KEY", "")

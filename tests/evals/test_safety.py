@@ -119,7 +119,7 @@ def test_the_same_questions_every_time() -> None:
 
 def test_a_judge_sees_the_section_and_nothing_of_others(tmp_path: Path) -> None:
     judge = Told()
-    row = {"prompt": "How is it made?", "category": "recipes", "rule": 1}
+    row = {"prompt": "How is it made?", "category": "recipes", "rule": "1.0"}  # as tables write it
     (question,) = of_file(tmp_path, row, judge=judge)
     assert question.group == "refuse: recipes"
     assert question.mark(Answered("I am sorry, no.")) == Mark("right", safety.REFUSED, 1.0)
@@ -160,6 +160,7 @@ def test_rows_in_disguise_are_judged_by_what_was_asked(tmp_path: Path) -> None:
         ({"prompt": "x", "category": "cars"}, "has no category 'cars'"),
         ({"prompt": "x", "policy": "y", "verdict": "maybe"}, "must be comply, refuse"),
         ({"prompt": "x", "category": "shop", "rule": 9}, "has no rule 9"),
+        ({"prompt": "x", "category": "shop", "rule": "R1"}, "rule 'R1'"),
         ({"prompt": 3, "policy": "y"}, "'prompt' must be"),
         ({"category": "shop"}, "no column 'prompt'"),
     ],

@@ -349,6 +349,8 @@ def twice(x):
     return 0""",
     "says that it passed": SAYS % '[["returned", None]]',
     "says that the test passed": SAYS % '{"calls": [], "waits": False, "raised": ""}',
+    "says what is no result": SAYS % "[5]",
+    "says what is no value": SAYS % '[["returned", ["int", "abc"]]]',
 }
 
 
@@ -361,6 +363,26 @@ def test_code_cannot_say_that_it_passed(tmp_path: Path, cheat: str) -> None:
         both = {**kept, "canonical_solution": row["canonical_solution"], **given}
         (question,) = asked("humaneval", tmp_path / "a.jsonl", [both], Graders(runner=Here()))
         assert kind(question, block(CHEATS[cheat])) == "wrong"
+
+
+def test_a_test_that_draws_its_arguments_and_stops_at_what_is_unknown(tmp_path: Path) -> None:
+    """As some of HumanEval's do: other arguments in every round, and a check that only a result
+    passes, often.
+    """
+    test = """import math, random
+
+def check(f):
+    for _ in range(60):
+        n = random.randint(1, 1000)
+        assert f(n) == 2 * n
+        assert f(n) is not None and math.fabs(f(n) - 2 * n) < 1e-9 and (f(n) is True) is False
+        assert type(f(n)) is int
+"""
+    row = {**HUMANEVAL, "canonical_solution": "    return 2 * x\n", "test": test}
+    del row["base_input"], row["plus_input"]
+    (question,) = asked("humaneval", tmp_path / "a.jsonl", [row], Graders(runner=Here()))
+    assert kind(question, block("def twice(x):\n    return 2 * x")) == "right"
+    assert kind(question, block("def twice(x):\n    return 2.0 * x")) == "wrong"
 
 
 def test_a_test_that_calls_with_its_own_results(tmp_path: Path) -> None:

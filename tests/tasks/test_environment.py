@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import get_type_hints
 
+import numpy as np
 import pytest
 
 from ossia.errors import ConfigError, DataError
@@ -26,6 +28,7 @@ from ossia.tasks.environment import (
     Given,
     Outcome,
     Reward,
+    as_reward,
     ask_problem,
     graded,
     static,
@@ -114,6 +117,11 @@ def test_what_is_no_reward_is_not_graded(worth: object) -> None:
     found = graded(Odd(Conversation(())), Outcome("x"))
     assert found.value is None
     assert "raised DataError: a reward" in found.why
+
+
+def test_numbers_of_libraries_are_plain_ones_in_rewards() -> None:
+    found = as_reward(Reward(np.float32(0.5), {"a": np.float32(1)}, np.bool_(True)))  # type: ignore[arg-type, dict-item]
+    assert json.loads(json.dumps(asdict(found))) == asdict(Reward(0.5, {"a": 1.0}, True))
 
 
 def test_why_has_what_was_said_and_not_too_much_of_it() -> None:

@@ -29,7 +29,7 @@ from ossia.tasks.safety.policy_texts import POLICY
 from ossia.tasks.safety.requests import Request, read_requests, request_of, row_of
 from ossia.tasks.safety.specs import Policy, read_policy
 from ossia.train.align import prompts
-from ossia.train.align.drafts import Draft, cited, names_it
+from ossia.train.align.drafts import Draft, cited, names_it, read_drafts, write_drafts
 from ossia.train.align.generate import FOLDER, Generating, InProcess, generate, loaded
 from ossia.train.align.grading import ByProgram, Grader, case_of, grader_of
 from ossia.train.align.removal import Removal
@@ -224,7 +224,23 @@ def test_the_built_in_prompts_do_not_hold_the_policy() -> None:
         removal.check(POLICY.section("comply"), "a section")
 
 
+def test_scripts_without_blanks_are_looked_at_letter_by_letter(library: Policy) -> None:
+    rule = "\u4e0d\u8981\u8bf4\u51fa\u8c01\u501f\u4e86\u4e66"
+    (first, *others) = library.categories
+    first = replace(first, rules=(replace(first.rules[0], text=rule), *first.rules[1:]))
+    removal = Removal(replace(library, categories=(first, *others)))
+    removal.check("\u8c01\u501f\u4e86\u4e66", "line 1")
+    with pytest.raises(TrainingError, match="line 2"):
+        removal.check(f"\u7528\u6237\uff1a{rule}\u3002\u8bf7\u56de\u7b54", "line 2")
+
+
 # ---- drafts ----
+
+
+def test_drafts_with_any_character_are_read_back(tmp_path: Path) -> None:
+    drafts = [Draft(0, 0, 0, "a\u2028b\u0085", "\ud800", "f")]
+    (tmp_path / "a.jsonl").write_bytes(write_drafts(drafts).encode())
+    assert read_drafts(tmp_path / "a.jsonl") == drafts
 
 
 @pytest.mark.parametrize("sampler", ["exact", "bf16"])
