@@ -261,9 +261,12 @@ def test_a_key_is_for_the_server_that_was_named() -> None:
         other.append(path)
         return 200, {}
 
-    with serving(elsewhere) as second, serving(lambda path, body: (302, second)) as first:
-        with pytest.raises(HTTPError, match="redirects to"):
-            Endpoint(first, "m", key=" secret\n")("system", "text")
+    with (
+        serving(elsewhere) as second,
+        serving(lambda path, body: (302, second)) as first,
+        pytest.raises(HTTPError, match="redirects to"),
+    ):
+        Endpoint(first, "m", key=" secret\n")("system", "text")
     assert not other
     with pytest.raises(RequestError, match="OSSIA_JUDGE_KEY") as caught:
         Endpoint(first, "m", key="sec\nret")
