@@ -254,6 +254,19 @@ def test_a_model_in_this_process(tmp_path: Path) -> None:
     assert "Be strict." in script.prompts[0] and "Very well" in script.prompts[0]
 
 
+def test_a_question_is_not_asked_again_without_its_text() -> None:
+    """As a redirection of a POST is followed, by RFC 9110 15.4.3: as a GET."""
+    asked: list[str] = []
+
+    def moved(path: str, body: Any) -> Reply:
+        asked.append(path)
+        return 302, f"{url}/v2"
+
+    with serving(moved) as url, pytest.raises(HTTPError, match=r"redirects to .*/v2"):
+        Endpoint(url, "m")("system", "text")
+    assert len(asked) == 1
+
+
 def test_a_key_is_for_the_server_that_was_named() -> None:
     other: list[str] = []
 

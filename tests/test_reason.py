@@ -34,6 +34,7 @@ from recipes.experiments import results  # noqa: E402
 from recipes.reasoning import (  # noqa: E402
     calls,
     calls_found,
+    distilled,
     effort,
     engines_found,
     forcing,
@@ -139,6 +140,24 @@ def test_nothing_is_lifted_where_nothing_changed() -> None:
     assert effort.lift(pairs) == pytest.approx(0.0) and effort.growth(pairs) == 0.0
     assert effort.ratio(effort.items(rows)) == pytest.approx(12.0)
     assert effort.gain(effort.items(rows)) == 1.0
+
+
+def test_intervals_are_over_problems_not_answers() -> None:
+    """Eight answers that are all alike say no more than one."""
+    few, many = (
+        [
+            row(problem, of, problem == 0, 10 + 40 * problem, index)
+            for problem in range(2)
+            for of in effort.EFFORTS
+            for index in range(answers)
+        ]
+        for answers in (1, 8)
+    )
+    found = distilled._numbers([many], "pass@8")["thoughts, low"]
+    assert (found.low, found.high) == (10.0, 50.0)
+    assert found == distilled._numbers([few], "pass@1")["thoughts, low"]
+    assert effort._by_steps([many]) == effort._by_steps([few])
+    assert effort._by_steps([many])[0].low == (0.0,)
 
 
 def test_a_vote_is_won_by_the_commonest_answer() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Any
 
 import pytest
@@ -50,7 +50,7 @@ from recipes.experiments import (  # noqa: E402
     results,
     sinks,
 )
-from recipes.experiments.page import page, write_page  # noqa: E402
+from recipes.experiments.page import _details, page, write_page  # noqa: E402
 from recipes.experiments.plots import draw  # noqa: E402
 from recipes.experiments.results import Budget, Estimate, Panel, Published, Result, Series  # noqa: E402
 
@@ -98,6 +98,20 @@ def test_one_seed_alone_has_no_interval_and_decides_nothing() -> None:
 def test_one_item_of_one_seed_decides_nothing_either() -> None:
     found = results.mean_of([[7.0]])
     assert found.over == "nothing" and results.above("x", found, 1.5).verdict == "null"
+
+
+def test_what_has_no_interval_is_said_in_words_everywhere() -> None:
+    """One seed; one problem in each of several seeds; a statistic that most draws don't have."""
+    alone = results.over_seeds([0.25])
+    one = results.in_every_seed([[0.5], [0.75]], fmean)
+    undefined = results.over_items([[0.0, 1.0, 2.0]], lambda of: 1.0 if of[0] == 0 else math.nan)
+    assert str(alone) == "0.25 (one seed, no interval)"
+    assert str(one) == "0.625 (one problem, no interval)" and one.values == (0.5, 0.75)
+    assert str(undefined) == "1 (unbounded)"
+    assert results.above("x", one, 0.0).verdict == "null"
+    written = json.loads(json.dumps(results._finite([asdict(one), asdict(undefined)])))
+    shown = _details({"model": dict(zip(("one", "undefined"), written, strict=True))})
+    assert "one problem, no interval" in shown and "unbounded" in shown and "inf" not in shown
 
 
 def test_draws_without_a_statistic_widen_the_interval() -> None:

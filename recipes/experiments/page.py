@@ -18,7 +18,7 @@ from ossia.errors import TrainingError
 from ossia.tasks.evals import markdown_table
 from ossia.train.pipeline import DONE, PIPELINE
 from recipes.experiments.plots import draw
-from recipes.experiments.results import RESULTS
+from recipes.experiments.results import RESULTS, interval
 
 RULE = (
     "A criterion was written down before the experiment, or its notes say what was changed after a "
@@ -132,7 +132,7 @@ def _number(value: float | None) -> str:
 
 
 def _interval(e: Found) -> str:
-    return "-" if e["over"] == "nothing" else f"{_number(e['low'])} to {_number(e['high'])}"
+    return interval(e["over"], e["low"], e["high"], _number)
 
 
 def times(of: Sequence[Found]) -> str:

@@ -27,15 +27,16 @@ RESAMPLES = 2000
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 Verdict = Literal["pass", "fail", "null"]
-Over = Literal["seeds", "items", "nothing"]
+Over = Literal["seeds", "items", "one item", "nothing"]
+NONE = {"nothing": "one seed, no interval", "one item": "one problem, no interval"}
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A number and its 95% interval: of Student's t over seeds, or of a bootstrap or a count over
-    `items` (documents, questions). Over "nothing" the interval is everything: one seed alone says
-    nothing of others.
+    `items` (documents, questions). Over "nothing" and over "one item" the interval is everything:
+    one alone says nothing of others.
     """
 
     mean: float
@@ -45,9 +46,22 @@ class Estimate:
     values: tuple[float, ...]  # one a seed
 
     def __str__(self) -> str:
-        if self.over == "nothing":
-            return f"{self.mean:.3g}"
-        return f"{self.mean:.3g} ({self.low:.3g} to {self.high:.3g})"
+        return self.shown("{:.3g}".format)
+
+    def shown(self, number: Callable[[float], str]) -> str:
+        """As text, with numbers written as `number` does."""
+        return f"{number(self.mean)} ({interval(self.over, self.low, self.high, number)})"
+
+
+def interval(
+    over: str, low: float | None, high: float | None, number: Callable[[float], str]
+) -> str:
+    """As text; None is what is not finite, as results are written down."""
+    if over in NONE:
+        return NONE[over]
+    if low is None or high is None or not math.isfinite(high - low):
+        return "unbounded"
+    return f"{number(low)} to {number(high)}"
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -82,14 +96,16 @@ def in_every_seed(
     per_seed: Sequence[Sequence[Item]], statistic: Callable[[Sequence[Item]], float]
 ) -> Estimate:
     """`statistic` of every seed's items, with the widest interval that covers each seed's own
-    bootstrap over its items: what lies on one side of a bound does so in every seed.
+    bootstrap over its items: what lies on one side of a bound does so in every seed. A seed with
+    one item has no such interval.
     """
     each = [over_items([items], statistic) for items in per_seed]
+    over: Over = "one item" if min(map(len, per_seed)) == 1 else "items"
     return Estimate(
         fmean(one.mean for one in each),
         min(one.low for one in each),
         max(one.high for one in each),
-        "items",
+        over,
         tuple(one.mean for one in each),
     )
 

@@ -21,6 +21,7 @@ from recipes.experiments.results import (
     in_every_seed,
     points,
 )
+from recipes.reasoning import effort as by_effort
 from recipes.reasoning.measure import Row
 from recipes.reasoning.rewards import EFFORTS, first, items, more, paired, some
 
@@ -67,12 +68,13 @@ def _shown(name: str) -> str:
 
 def _numbers(per_seed: Sequence[Sequence[Row]], many: str) -> dict[str, Estimate]:
     every = [items(rows) for rows in per_seed]
+    thinking = [by_effort.items(rows) for rows in per_seed]
     found = {"pass@1": in_every_seed(every, first), many: in_every_seed(every, some)}
     for effort in EFFORTS:
         of = [items(rows, effort) for rows in per_seed]
         found[f"pass@1, {effort}"] = in_every_seed(of, first)
-        thoughts = [[float(r.thoughts) for r in rows if r.effort == effort] for rows in per_seed]
-        found[f"thoughts, {effort}"] = in_every_seed(thoughts, fmean)
+        thoughts = by_effort.mean(effort, "thoughts")
+        found[f"thoughts, {effort}"] = in_every_seed(thinking, thoughts)
     return found
 
 

@@ -264,14 +264,9 @@ def _voting(seeds: Sequence[Row], after: Sequence[Sequence[Row]]) -> tuple[Serie
 
 def _by_steps(after: Sequence[Sequence[Row]]) -> tuple[Series, ...]:
     ks = sorted({row.k for row in after[0]})
+    of = {k: [items([row for row in rows if row.k == k]) for rows in after] for k in ks}
     found = []
     for effort in EFFORTS:
-        shares = []
-        for k in ks:
-            chosen = [
-                [float(row.right) for row in rows if row.k == k and row.effort == effort]
-                for rows in after
-            ]
-            shares.append(in_every_seed(chosen, fmean))
+        shares = [in_every_seed(of[k], mean(effort, "right")) for k in ks]
         found.append(line(effort, ks, shares))
     return tuple(found)

@@ -22,6 +22,7 @@ from recipes.experiments.results import (
     Result,
     Series,
     above,
+    interval,
     over_items,
     points,
 )
@@ -166,7 +167,7 @@ def _table(engines: Mapping[str, Compared], numbers: Mapping[str, Mapping[str, E
                 f"{of.tokens.sum():,.0f}",
                 f"{of.largest.max():.1e}",
                 _small(numbers[name]["k3"]),
-                "-" if other is None else f"{other.mean:.2%} ({other.low:.2%} to {other.high:.2%})",
+                "-" if other is None else other.shown("{:.2%}".format),
             ]
         )
     head = ["engine", "tokens", "largest difference of log p", "k3 KL a token", "other experts"]
@@ -174,11 +175,14 @@ def _table(engines: Mapping[str, Compared], numbers: Mapping[str, Mapping[str, E
 
 
 def _small(found: Estimate) -> str:
-    return f"{found.mean:.1e} ({found.low:.1e} to {found.high:.1e})"
+    return found.shown("{:.1e}".format)
 
 
 def _cosine_table(found: Mapping[str, Estimate]) -> str:
-    rows = [[name, f"{e.mean:.4f}", f"{e.low:.4f} to {e.high:.4f}"] for name, e in found.items()]
+    number = "{:.4f}".format
+    rows = [
+        [name, number(e.mean), interval(e.over, e.low, e.high, number)] for name, e in found.items()
+    ]
     return markdown_table(["gradient of", "cosine to the exact one", "95% interval"], rows)
 
 

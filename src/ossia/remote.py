@@ -14,7 +14,9 @@ from ossia.errors import RequestError
 
 
 class SameHost(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection to another host or port, or from https to less."""
+    """Follows no redirection to another host or port, or from https to less; and none of a question
+    with a body, which would be asked again without it.
+    """
 
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -22,8 +24,12 @@ class SameHost(urllib.request.HTTPRedirectHandler):
         old = urllib.parse.urlsplit(req.full_url)
         new = urllib.parse.urlsplit(newurl)
         is_less_safe = old.scheme == "https" and new.scheme != "https"
+        why = ""
         if is_less_safe or new.hostname != old.hostname or new.port != old.port:
             why = f"it redirects to {new.scheme}://{new.netloc}, which was not asked for"
+        elif req.data is not None:
+            why = f"it redirects to {newurl}: give the URL that this belongs to"
+        if why:
             raise urllib.error.HTTPError(req.full_url, code, why, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -201,7 +201,7 @@ def error(message: str, code: str | None = None) -> str:
             (404, "text/html", "<html>"),
             "does not speak OpenAI's API there; give the URL that ends in /v1",
         ),
-        ((307, "text/plain", ""), "307 Temporary Redirect: ; it points to http://127.0.0.1"),
+        ((307, "text/plain", ""), "307 it redirects to http://127.0.0.1"),
         ((302, "text/plain", "moved"), "302 Found: moved\n"),
         ((200, "text/html", "<html>"), "broke off before the end"),
         ((200, "application/json", "[]"), "sends what is not OpenAI's API; is the URL right?"),
@@ -236,7 +236,7 @@ def test_errors_are_said_plainly(
         (["--server", "URL", "--calculator"], "leave out --calculator"),
         (["--server", "URL", "--dtype", "float32"], "options under `computing`"),
         (["--api-key", "k"], "--api-key is for a server"),
-        (["m", "--server", "URL", "--api-key", "two\nlines"], "cannot be reached: Invalid header"),
+        (["m", "--server", "URL", "--api-key", "two\nlines"], "set OSSIA_API_KEY to the key alone"),
     ],
 )
 def test_what_cannot_be_asked(

@@ -62,6 +62,19 @@ def test_a_suite(tiny: Path, aime: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "with seed 0, and now it is 1" in capsys.readouterr().err
 
 
+def test_the_help_says_the_seed_that_is_taken(
+    tiny: Path, aime: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--seed N the same seed draws the same tokens (default: 0)" in told
+    assert "(default: 512 for problems of our own; of files, until the context is full)" in told
+    assert main(words(tiny, aime, "--out", "a.jsonl", "--effort", "low", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["seed"] == 0
+    assert main(words(tiny, aime, "--out", "a.jsonl", "--effort", "low", "--seed", "0")) == 0
+
+
 def test_files_of_answers(tiny: Path, aime: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib, of the extra `train`, is not installed")
     for name, seed in (("a.jsonl", "0"), ("b.jsonl", "1")):

@@ -18,6 +18,7 @@ import pytest
 from ossia.errors import DataError
 from ossia.evals import health
 from ossia.evals.answers import Mark
+from ossia.evals.programs import harness
 from ossia.evals.programs import packed as packed_tests
 from ossia.evals.programs.contests import same_output
 from ossia.evals.programs.functions import Sandboxed, code_of, same
@@ -347,10 +348,15 @@ builtins.exec = builtins.compile = lambda *_: None
 
 def twice(x):
     return 0""",
-    "says that it passed": SAYS % '[["returned", None]]',
+    "says that it passed": SAYS % '[["returned", None, None]]',
     "says that the test passed": SAYS % '{"calls": [], "waits": False, "raised": ""}',
     "says what is no result": SAYS % "[5]",
-    "says what is no value": SAYS % '[["returned", ["int", "abc"]]]',
+    "says what is no value": SAYS % '[["returned", ["int", "abc"], None]]',
+    "leaves what are no arguments": SAYS % '[["returned", None, ["list", []]]]',
+    "leaves arguments without names": SAYS
+    % '[["returned", None, ["list", [["list", []], ["dict", [[None, None]]]]]]]',
+    "leaves more than it was given": SAYS
+    % '[["returned", None, ["list", [["list", [None] * 9], ["dict", [["f", None]]]]]]]',
 }
 
 
@@ -413,6 +419,42 @@ def test_a_test_that_calls_with_its_own_results(tmp_path: Path) -> None:
     objects = {**row, "test": "def check(f):\n    assert f(object()) is None\n"}
     (question,) = asked("humaneval", tmp_path / "b.jsonl", [objects], Graders(runner=Here()))
     assert kind(question, block("def twice(x):\n    return None")) == "failed"
+
+
+def test_functions_that_work_in_place(tmp_path: Path) -> None:
+    """The function changes its argument: what it leaves there is its result."""
+    row = {
+        "task_id": "1",
+        "prompt": 'def order(x, seen=None):\n    """Sort x."""\n',
+        "canonical_solution": "    x.sort()\n",
+        "entry_point": "order",
+    }
+    good = "def order(x, seen=None):\n    x[:] = sorted(x)"
+    copied = "def order(x, seen=None):\n    x = sorted(x)"
+    test = "def check(f):\n    a = [3, 1, 2]\n    f(x=a)\n    assert a == [1, 2, 3]\n"
+    unsolved = {key: value for key, value in row.items() if key != "canonical_solution"}
+    layouts = (
+        {**row, "test": test},
+        {**unsolved, "test": test},
+        {**row, "base_input": [[[3, 1, 2]]], "plus_input": [[[]]]},
+    )
+    for number, one in enumerate(layouts):
+        path = tmp_path / f"{number}.jsonl"
+        (question,) = asked("humaneval", path, [one], Graders(runner=Here()))
+        assert kind(question, block(good)) == "right"
+        assert kind(question, block(copied)) == "wrong"
+        assert kind(question, block("def order(x, seen=None):\n    x.clear()")) == "wrong"
+
+
+def test_arguments_of_every_kind_are_changed_in_place() -> None:
+    """And only into what a function could make of them: a number stays what it is."""
+    numbers, counts, seen = [3, 1], {"a": 1}, {5}
+    one = ((numbers, 7), counts)
+    harness.put_back(one, {"seen": seen}, harness.plain([[([1, 3], 8), {"b": [2]}], {"seen": {6}}]))
+    assert one == (([1, 3], 7), {"b": [2]}) and seen == {6}
+    assert one[0][0] is numbers and one[1] is counts
+    harness.put_back((numbers,), {}, harness.plain([[{"a": 1}, [2]], {"other": [1]}]))
+    assert numbers == [1, 3]  # a list becomes no dict, and what was not given is nothing
 
 
 def test_mbpp_as_it_was_published(tmp_path: Path) -> None:

@@ -94,6 +94,19 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class Asking(Sampling):
+    """Answers are drawn the same every time, so that a run can go on."""
+
+    seed: int = option(0, "the same seed draws the same tokens", "N")
+    max_tokens: int | None = option(
+        None,
+        "sample at most N tokens",
+        "N",
+        shown=f"{TASK_TOKENS} for problems of our own; of files, until the context is full",
+    )
+
+
+@dataclass(frozen=True)
 class Options:
     """What `ossia eval` takes."""
 
@@ -149,7 +162,7 @@ class Options:
     server: Serving = Serving()
     judging: Judging = Judging()
     computing: Computing = Computing()
-    sampling: Sampling = Sampling()
+    sampling: Asking = Asking()
 
     @property
     def is_own(self) -> bool:
@@ -323,7 +336,7 @@ def _trials(options: Options, suite: Suite | None, questions: Sequence[Question]
 
     efforts = [effort for effort in Effort if not options.effort or effort in options.effort]
     repeats = options.repeats or (suite.repeats if suite else 1)
-    return list(trials(questions, efforts, repeats, options.sampling.seed or 0))
+    return list(trials(questions, efforts, repeats, options.sampling.seed))
 
 
 # ---- who answers ---------------------------------------------------------------------------------
@@ -365,7 +378,7 @@ def _header(options: Options, name: str, left_out: dict[str, int]) -> Header:
     """With all that an answer depends on; a server's address is not part of that."""
     from ossia.evals.results import Header
 
-    settings: dict[str, Any] = {**_sampling(options), "seed": options.sampling.seed or 0}
+    settings: dict[str, Any] = {**_sampling(options), "seed": options.sampling.seed}
     if options.server.url is not None:
         settings["api"] = options.server.api
     else:

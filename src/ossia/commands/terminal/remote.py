@@ -14,13 +14,14 @@ from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import Request
 
 from ossia import __version__
 from ossia.commands.display import did_you_mean, visible
 from ossia.commands.terminal.interrupts import Interrupt
 from ossia.errors import CONTEXT_EXCEEDED, RequestError
 from ossia.harmony import Conversation, DeveloperContent, Message, Role, SystemContent, is_call
+from ossia.remote import OPENER, checked_key, headers_with
 from ossia.turn.events import (
     ItemDelta,
     ItemEnd,
@@ -49,14 +50,14 @@ class Server:
     """`url` ends before /chat/completions; `key` goes with every request, if there is one."""
 
     url: str
-    key: str | None
+    key: str = ""
     model: str = ""
 
     @classmethod
     def at(cls, address: str, key: str | None, model: str | None) -> Server:
         """The server at a URL, or HOST:PORT. Without a model, its first.
 
-        Raises `RequestError` if that is no URL, or no such server answers there.
+        Raises `RequestError` if that is no URL, no such server answers there, or the key is none.
         """
         url = address if "://" in address else f"http://{address}"
         try:
@@ -71,7 +72,7 @@ class Server:
         url = url.rstrip("/").removesuffix("/chat/completions")
         if not parts.path.strip("/"):
             url += "/v1"
-        server = cls(url, key, model or "")
+        server = cls(url, checked_key(key or "", "OSSIA_API_KEY"), model or "")
         if not model:
             models = server.models()
             if not models:
@@ -150,13 +151,11 @@ class Server:
 
     def _open(self, path: str, body: Fields | None = None, patience: float = PATIENCE) -> Any:
         """The response. Raises `RequestError` for one that is an error, or where none comes."""
-        headers = {"User-Agent": f"ossia/{__version__}", "Content-Type": "application/json"}
-        if self.key is not None:
-            headers["Authorization"] = f"Bearer {self.key}"
+        headers = headers_with(self.key) | {"User-Agent": f"ossia/{__version__}"}
         data = None if body is None else json.dumps(body).encode()
         try:
             request = Request(f"{self.url}/{path}", data, headers)
-            return build_opener(_NoRedirects).open(request, timeout=patience)
+            return OPENER.open(request, timeout=patience)
         except HTTPError as error:
             with closing(error):
                 raise self._refused(error) from error
@@ -175,8 +174,7 @@ class Server:
             text = ""
         about = _about_error(text)
         message = about.get("message") or text[:SHOWN].strip()
-        place = error.headers.get("Location") if 300 <= error.code < 400 else None
-        hint = f"; it points to {place}" if place else ""
+        hint = ""
         if error.code == 404 and not about:
             message = "does not speak OpenAI's API there; give the URL that ends in /v1"
         if error.code == 401:
@@ -209,13 +207,6 @@ class Server:
                 visible(f"{self.url}: {about.get('message') or 'an error'}"), code=about.get("code")
             )
         return found
-
-
-class _NoRedirects(HTTPRedirectHandler):
-    """A key is for the server that was named, not for another."""
-
-    def redirect_request(self, *args: Any) -> None:
-        return None
 
 
 def _about_error(text: str) -> dict[str, str]:

@@ -87,7 +87,7 @@ def wrong_in(
     found = call(runner, code, entry, [list(case.arguments)], SECONDS_A_CASE)
     if isinstance(found, str):
         return found
-    ended, value = found[0]
+    ended, value, _ = found[0]
     if ended == "missing":
         return f"it has no {entry}"
     if ended != "returned":

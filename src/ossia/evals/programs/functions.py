@@ -213,7 +213,7 @@ class _Function:
             found = call(self.runner, self.solution, self.entry, self.inputs, SECONDS_A_FUNCTION)
             if isinstance(found, str):
                 return f"the file's own solution: {found}"
-            if not any(ended == "returned" for ended, _ in found):
+            if not any(ended == "returned" for ended, *_ in found):
                 return "the file's own solution returns nothing"
             self._right = found
             return found
@@ -248,11 +248,18 @@ def _all_same(
     found: Sequence[Any],
     tolerance: float,
 ) -> bool:
-    """An input on which the right solution fails is outside of what is asked."""
+    """An input on which the right solution fails is outside of what is asked. One that returns
+    nothing for any input works in place: then its arguments are what is compared.
+    """
     if len(found) != len(right):
         return False
-    for (ended, wanted), (how, value) in zip(right, found, strict=True):
-        if ended == "returned" and (how != "returned" or not same(wanted, value, tolerance)):
+    in_place = all(ended != "returned" or wanted is None for ended, wanted, _ in right)
+    for (ended, wanted, left), (how, value, own) in zip(right, found, strict=True):
+        if ended != "returned":
+            continue
+        if how != "returned" or not same(wanted, value, tolerance):
+            return False
+        if in_place and not same(left, own, tolerance):
             return False
     return True
 
@@ -266,9 +273,10 @@ def call(
     *,
     written: bool = False,
 ) -> list[Any] | str:
-    """[how it ended, what it returned] of each input, the value as `harness.plain` writes it; or
-    why there is nothing. Without an entry the code is only run. `written`: each input is a list of
-    arguments and a dict of named ones, as `harness.plain` writes them.
+    """[how it ended, what it returned, its arguments afterwards] of each input, as `harness.plain`
+    writes values, None for arguments that are as before; or why there is nothing. Without an entry
+    the code is only run. `written`: each input is a list of arguments and a dict of named ones, as
+    `harness.plain` writes them.
     """
     task = {"code": code, "entry": entry, "inputs": list(inputs), "written": written}
     found = in_harness(runner, task, seconds)
@@ -280,10 +288,28 @@ def call(
 
 
 def _is_result(found: Any) -> bool:
-    """[how it ended, a value]: code that runs beside the harness can write anything else."""
+    """[how it ended, a value, arguments]: code that runs beside the harness can write anything
+    else.
+    """
     match found:
-        case [str(), value]:
-            return _is_written(value)
+        case [str(), value, left]:
+            return _is_written(value) and _are_arguments(left)
+    return False
+
+
+def _are_arguments(left: Any) -> bool:
+    match left:
+        case None:
+            return True
+        case ["list", [["list", list()], ["dict", list(named)]]]:
+            return _is_written(left) and all(map(_is_named, named))
+    return False
+
+
+def _is_named(pair: Any) -> bool:
+    match pair:
+        case [str(), _]:
+            return True
     return False
 
 

@@ -2,9 +2,10 @@
 a file's own test, in which that function is only played.
 
     stdin   {"code": ..., "entry": ..., "inputs": [[argument, ...], ...], "word": ...}
-    stdout  what was returned for each input, as JSON behind a word, so that nothing which
-            the code prints is taken for it; code that looks for the word in this process finds it,
-            and still doesn't know what is right
+    stdout  what was returned for each input, and what was left of its arguments where they were
+            changed, as JSON behind a word, so that nothing which the code prints is taken for it;
+            code that looks for the word in this process finds it, and still doesn't know what is
+            right
 
     stdin   {"test": ..., "before": ..., "solution": ..., "entry": ...,
             "known": [[call, what came of it], ...], "word": ...}
@@ -111,22 +112,29 @@ def results_of(task: dict[str, Any]) -> list[Any]:
         exec(compile(task["code"], "solution.py", "exec"), names)
         function = found(names, task["entry"]) if task["entry"] else None
     except BaseException as error:
-        results = [["raised", type(error).__name__]]
+        results = [["raised", type(error).__name__, None]]
     else:
         if task["entry"] and function is None:
-            results = [["missing", task["entry"]]]
+            results = [["missing", task["entry"], None]]
         elif not task["entry"]:
-            results = [["returned", None]]
+            results = [["returned", None, None]]
     for given in task["inputs"]:
         if function is None:
             break
         arguments, named = unplain(given) if task["written"] else (copy.deepcopy(given), {})
-        try:
-            returned = function(*arguments, **named)
-            results.append(["returned", plain(returned)])
-        except BaseException as error:
-            results.append(["raised", type(error).__name__])
+        results.append(outcome(function, arguments, named))
     return results
+
+
+def outcome(function: Any, arguments: list[Any], named: dict[str, Any]) -> list[Any]:
+    """[how it ended, what it returned, its arguments afterwards: None if they are as before]."""
+    before = plain([arguments, named])
+    try:
+        ended = ["returned", plain(function(*arguments, **named))]
+    except BaseException as error:
+        ended = ["raised", type(error).__name__]
+    left = plain([arguments, named])
+    return [*ended, None if left == before else left]
 
 
 # ---- a test --------------------------------------------------------------------------------------
@@ -192,12 +200,42 @@ class Played:
         if self.waits or place >= len(self.known) or self.known[place][0] != call:
             self.waits = True
             return self.own(*arguments, **named) if self.own else Later()
-        ended, value = self.known[place][1]
+        ended, value, left = self.known[place][1]
+        if left is not None:
+            put_back(arguments, named, left)
         if ended == "returned":
             return unplain(value)
         kind = getattr(builtins, str(value), Exception)
         is_error = isinstance(kind, type) and issubclass(kind, Exception)
         raise (kind if is_error else Exception)(value)
+
+
+def put_back(arguments: tuple[Any, ...], named: dict[str, Any], left: Any) -> None:
+    """What a call left of its arguments, as `plain` writes it, into the test's own."""
+    places, names = left[1]
+    for value, after in zip(arguments, places[1], strict=False):
+        change(value, after)
+    for name, after in names[1]:
+        change(named.get(name), after)
+
+
+EMPTIED: dict[str, Any] = {"dict": dict, "set": set}  # and filled again
+
+
+def change(value: Any, after: Any) -> None:
+    """In place: only what a function could change so, and only into data."""
+    kind = after[0] if isinstance(after, list) else ""
+    if kind == "tuple" and isinstance(value, tuple):
+        for one, part in zip(value, after[1], strict=False):
+            change(one, part)
+    if plain(value) == after:
+        return
+    if kind == "list" and isinstance(value, list):
+        value[:] = unplain(after)
+    elif isinstance(value, EMPTIED.get(kind, ())):
+        made = unplain(after)
+        value.clear()
+        value.update(made)
 
 
 def own_of(task: dict[str, Any]) -> Any:
