@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from functools import cache
 
 ARENA_MAX = -8  # mallopt's name for the number of heaps
 
@@ -24,7 +25,13 @@ def trim() -> None:
     _call("malloc_trim", 0)
 
 
+@cache
+def c_library() -> ctypes.CDLL:
+    """Opened once: each time makes a class, which stays until garbage is collected."""
+    return ctypes.CDLL(None)
+
+
 def _call(name: str, *numbers: int) -> None:
-    found = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    found = getattr(c_library(), name, None) if sys.platform == "linux" else None
     if found is not None:
         found(*numbers)

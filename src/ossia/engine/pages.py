@@ -38,15 +38,19 @@ class PageCopy:
 
 
 class PagePool:
-    """The pages of one kind of layer. The page freed last is used again first."""
+    """The pages of one kind of layer. The page freed last is used again first.
+
+    Numbers are in arrays: as objects, made anew with every page that comes and goes, a few of them
+    would hold each piece of memory that a busy hour has taken.
+    """
 
     def __init__(self, pages: int) -> None:
         self.total = pages
         self.kept = 0  # pages that the prefix cache holds
         self.idle = 0  # pages that only the prefix cache holds
-        self._free = list(range(pages - 1, -1, -1))
-        self._runs = [0] * pages  # how many sequences hold it
-        self._keeps = [0] * pages  # how many entries of the prefix cache hold it
+        self._free = array("i", range(pages - 1, -1, -1))
+        self._runs = array("i", bytes(4 * pages))  # how many sequences hold it
+        self._keeps = array("i", bytes(4 * pages))  # how many entries of the prefix cache hold it
 
     @property
     def free(self) -> int:
@@ -125,8 +129,8 @@ class PagePool:
         of the cache in `keeps`; and that each of the other pages is free, once.
         """
         pages = range(self.total)
-        counted_runs = [runs.get(page, 0) for page in pages]
-        counted_keeps = [keeps.get(page, 0) for page in pages]
+        counted_runs = array("i", [runs.get(page, 0) for page in pages])
+        counted_keeps = array("i", [keeps.get(page, 0) for page in pages])
         assert self._runs == counted_runs, "sequences' references are off"
         assert self._keeps == counted_keeps, "the cache's references are off"
         unheld = [page for page in pages if self.holders(page) == 0]

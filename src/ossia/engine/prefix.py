@@ -28,16 +28,16 @@ from ossia.config import PAGE
 from ossia.engine.pages import PageRun, PageTables, first_seen
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Node:
-    """PAGE tokens after those of `parent`; a root has none. `page`: None if no layer has full
-    attention.
+    """PAGE tokens after those of `parent`, as int32; a root has none. `page`: None if no layer has
+    full attention.
     """
 
     parent: Node | None
-    tokens: tuple[int, ...] = ()
+    tokens: bytes = b""
     page: int | None = None
-    children: dict[tuple[int, ...], Node] = field(default_factory=dict)
+    children: dict[bytes, Node] = field(default_factory=dict)
     snapshot: dict[int | None, PageRun] | None = None  # by window
     salt: str = ""  # of a root
 
@@ -123,7 +123,7 @@ class PrefixCache:
         node = self._roots.setdefault(salt, Node(None, salt=salt))
         full = runs.get(None)
         for begin in range(0, len(tokens), PAGE):
-            page_tokens = tuple(tokens[begin : begin + PAGE])
+            page_tokens = _page_at(tokens, begin)
             page = None if full is None else full.pages[begin // PAGE]
             node = self._child(node, page_tokens, page)
         if node.snapshot is None:
@@ -197,11 +197,11 @@ class PrefixCache:
         for begin in range(0, limit - PAGE + 1, PAGE):
             if node is None:
                 return
-            node = node.children.get(tuple(tokens[begin : begin + PAGE]))
+            node = node.children.get(_page_at(tokens, begin))
             if node is not None:
                 yield node
 
-    def _child(self, node: Node, tokens: tuple[int, ...], page: int | None) -> Node:
+    def _child(self, node: Node, tokens: bytes, page: int | None) -> Node:
         """The child of `node` with these tokens; if there is none, a new one with this page."""
         child = node.children.get(tokens)
         if child is not None:
@@ -253,13 +253,18 @@ def _check_node(node: Node) -> None:
     for tokens, child in node.children.items():
         assert child.parent is node
         assert child.tokens == tokens
-        assert len(tokens) == PAGE
+        assert len(tokens) == 8 * PAGE
     if node.snapshot is None:
         return
     depth = sum(1 for _ in _path_to(node))
     for window, run in node.snapshot.items():
         assert run.first_page == first_seen(depth * PAGE, window) // PAGE
         assert run.first_page + len(run.pages) == depth
+
+
+def _page_at(tokens: Sequence[int], begin: int) -> bytes:
+    """One object in place of seventeen."""
+    return array("q", tokens[begin : begin + PAGE]).tobytes()
 
 
 def _path_to(node: Node) -> Iterator[Node]:

@@ -93,7 +93,7 @@ _Scoring = tuple[_Stream, Iterator[list[PromptToken]]]
 class EngineWorker:
     """`start` it, `generate` from any event loop, `stop` it. `changed`: what has changed about the
     files that weights are read from, if anything has; then the engine stops before another answer
-    is complete. `at_rest` is called before the engine rests, in its thread.
+    is complete. `at_rest` is called after the engine has rested, in its thread.
     """
 
     def __init__(
@@ -276,8 +276,8 @@ class EngineWorker:
             self._next_rest = self._clock() + REST
         elif self._clock() >= self._next_rest:
             self._next_rest = self._clock() + REST
-            self._at_rest()
             self.engine.rest()
+            self._at_rest()
             heap.trim()
         if self._scoring:
             self._score()

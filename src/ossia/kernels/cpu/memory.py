@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ossia.heap import c_library
+
 HUGE_PAGE = 2 << 20  # bytes
 _DONTNEED = 4
 _PAGEOUT = 21
@@ -128,4 +130,4 @@ def _advise(view: Tensor, advice: int) -> None:
     begin = (view.data_ptr() + page - 1) // page * page
     end = (view.data_ptr() + view.numel() * view.element_size()) // page * page
     if end > begin:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)
+        c_library().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)

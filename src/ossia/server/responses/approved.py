@@ -78,7 +78,7 @@ class ApprovedTable:
         told = orjson.loads(found[0])
         return ToolResult(told["text"], failed=told["failed"])
 
-    def _shrink(self, db: sqlite3.Connection) -> bool:
+    def _shrink(self, db: sqlite3.Cursor) -> bool:
         """Drops the oldest results until calls fit their share; whether they do."""
         while db.execute("SELECT calls FROM used").fetchone()[0] > self._limit:
             if db.execute(DROP, (self._gone, OVERHEAD, OVERHEAD)).rowcount == 0:

@@ -190,11 +190,12 @@ class Store:
         self.limit = limit
         self.clock = clock
         self._lock = threading.RLock()
-        self._db = _opened(path)
+        # One cursor for all: of each, the connection would keep a reference, small and for long.
+        self._db = _opened(path).cursor()
 
     def close(self) -> None:
         with self._lock:
-            self._db.close()
+            self._db.connection.close()
 
     @property
     def used(self) -> int:
@@ -364,7 +365,7 @@ class Store:
             return [orjson.loads(body) for (body,) in db.execute(query, (found[0], id, id))]
 
     def _insert_items(
-        self, db: sqlite3.Connection, key: int, items: Sequence[dict[str, Any]]
+        self, db: sqlite3.Cursor, key: int, items: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any]]:
         made = []
         grown = 0
@@ -381,7 +382,7 @@ class Store:
         return made
 
     def _find(
-        self, db: sqlite3.Connection, owner: str, id: str
+        self, db: sqlite3.Cursor, owner: str, id: str
     ) -> tuple[int, dict[str, Any]] | None:
         """A conversation's key and wire object."""
         where = "kind = 'conversation' AND owner = ? AND id = ? AND expires > ?"
@@ -393,14 +394,14 @@ class Store:
         return key, orjson.loads(body)
 
     def _write_conversation(
-        self, db: sqlite3.Connection, key: int, conversation: dict[str, Any]
+        self, db: sqlite3.Cursor, key: int, conversation: dict[str, Any]
     ) -> None:
         body = orjson.dumps(conversation)
         old = db.execute("SELECT length(body) FROM entry WHERE key = ?", (key,)).fetchone()[0]
         db.execute("UPDATE entry SET body = ? WHERE key = ?", (body, key))
         self._touch(db, key, len(body) - old)
 
-    def _touch(self, db: sqlite3.Connection, key: int, grown: int) -> None:
+    def _touch(self, db: sqlite3.Cursor, key: int, grown: int) -> None:
         """The conversation has `grown` by so many bytes, and becomes the newest of all. Raises
         `StoreFull`.
         """
@@ -421,7 +422,7 @@ class Store:
             return gone is not None and gone[0] > self.clock()
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Cursor]:
         with self._lock:
             try:
                 yield self._db
@@ -436,7 +437,7 @@ class Store:
                 ) from error
 
     @contextmanager
-    def writing(self, *, durably: bool = False) -> Iterator[sqlite3.Connection]:
+    def writing(self, *, durably: bool = False) -> Iterator[sqlite3.Cursor]:
         """A transaction. At its end the oldest entries go until the rest fits. `durably`: a power
         cut does not take it.
         """
@@ -448,7 +449,7 @@ class Store:
                 self._make_room(db)
                 db.execute("COMMIT")
             except BaseException:
-                if db.in_transaction:  # some errors end it themselves
+                if db.connection.in_transaction:  # some errors end it themselves
                     db.execute("ROLLBACK")
                 raise
 
@@ -458,7 +459,7 @@ class Store:
             calls: int = db.execute("SELECT calls FROM used").fetchone()[0]
         return calls
 
-    def _make_room(self, db: sqlite3.Connection) -> None:
+    def _make_room(self, db: sqlite3.Cursor) -> None:
         db.execute("DELETE FROM entry WHERE expires <= ?", (self.clock(),))
         oldest = "DELETE FROM entry WHERE key = (SELECT key FROM entry ORDER BY written LIMIT 1)"
         while db.execute("SELECT bytes FROM used").fetchone()[0] > self.limit:
