@@ -146,11 +146,13 @@ class FakeEngine:
         salt: str = "",
         parent: Request | None = None,
         caller: str = "",
+        is_batch: bool = False,
     ) -> Request:
         request = Request(
             self._next, tuple(prompt), SamplingParams(), limit, priority=priority, cache_salt=salt
         )
         request.caller = caller
+        request.is_batch = is_batch
         request.parent = parent
         self._next += 1
         self.live[request.id], self.served[request.id] = request, self.steps

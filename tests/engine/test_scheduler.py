@@ -37,6 +37,7 @@ class Arrivals:
     def __init__(
         self, engine: FakeEngine, rng: random.Random, longest: int = 300, callers: str = "a"
     ) -> None:
+        """Callers in capitals have batch work."""
         self.engine, self.rng, self.callers = engine, rng, callers
         self.longest = min(longest, engine.scheduler.most_tokens - 30)
         self.heads = [self.some(rng.randint(20, 150)) for _ in range(4)]
@@ -62,9 +63,10 @@ class Arrivals:
         priority, salt = rng.choice([0, 0, 0, 1, 2, -1]), rng.choice(["", "", "other"])
         parent = None
         caller = rng.choice(self.callers)
+        is_batch = caller.isupper()
         for _ in range(rng.choice([1, 1, 1, 2, 4])):
             tokens = rng.randint(1, limit)
-            request = self.engine.submit(prompt, tokens, priority, salt, parent, caller)
+            request = self.engine.submit(prompt, tokens, priority, salt, parent, caller, is_batch)
             parent = parent or request
 
 
@@ -101,7 +103,7 @@ def test_churn(config: dict[str, object], callers: str, monkeypatch: pytest.Monk
     st.integers(1, 10),
     st.sampled_from([None, 0, 3, 30]),
     st.booleans(),
-    st.sampled_from(["a", "ab", "abcdef"]),
+    st.sampled_from(["a", "ab", "abcdef", "A", "aB", "abCDE"]),
 )
 def test_churn_in_any_shape(
     seed: int,
@@ -493,6 +495,46 @@ def test_a_light_caller_waits_at_most_three_times_as_long(
     assert any(r.caller == "heavy" for r in engine.live.values()) or load != "many long answers"
     for _ in range(3):
         assert first_token(engine, size, "light") <= 3 * alone
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_a_chat_is_never_behind_batch_work(load: str) -> None:
+    """Its prompt is read as fast as if there were none, whatever memory and places that took."""
+
+    def made() -> FakeEngine:
+        return FakeEngine(make_scheduler({None: 100, 24: 90}, max_batch_tokens=64, max_running=8))
+
+    engine = made()
+    length, tokens, requests = LOADS[load]
+    for n in range(requests):
+        most = min(tokens, 1600 - length)
+        engine.submit([n % VOCAB] * length, most, caller=f"batch {n % 12}", is_batch=True)
+    for size in (5, 300):
+        for _ in range(10):
+            engine.step()
+        assert first_token(engine, size, "chat") == first_token(made(), size, "chat")
+    if load == "many long answers":
+        assert any(each.is_batch for each in engine.live.values())
+        chats = [engine.submit([n] * 20, 30, caller="chat") for n in range(3)]
+        rounds = 0
+        while any(chat.id in engine.live for chat in chats):
+            engine.step()
+            rounds += 1
+        assert rounds == 30, "a token a step for each"
+
+
+def test_batch_work_has_what_chats_leave_and_turns_of_its_own() -> None:
+    engine = FakeEngine(make_scheduler({None: 400, 24: 300}, max_batch_tokens=60, max_running=8))
+    first = engine.submit([1] * 500, 5, caller="a", is_batch=True)
+    second = engine.submit([2] * 500, 5, caller="b", is_batch=True)
+    chat = engine.submit([3] * 40, 5, caller="c")
+    engine.step()
+    assert (chat.computed, first.computed, second.computed) == (40, 10, 10)
+    late = engine.submit([4] * 500, 5, caller="d", is_batch=True)
+    while chat.id in engine.live:
+        engine.step()
+    engine.step()
+    assert late.computed, "callers of batch work take turns among themselves"
 
 
 def test_samples_of_one_prompt_are_as_many_requests() -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 
+from ossia.server.access import Whose
 from ossia.server.places import Places
 
 pytestmark = pytest.mark.anyio
@@ -26,13 +27,13 @@ class Work:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self._ends: dict[str, asyncio.Event] = {}
 
-    async def ask(self, caller: str, name: str) -> None:
+    async def ask(self, caller: str, name: str, *, is_batch: bool = False) -> None:
         self._ends[name] = asyncio.Event()
-        self.tasks[name] = asyncio.create_task(self._do(caller, name))
+        self.tasks[name] = asyncio.create_task(self._do(Whose(caller, is_batch), name))
         await asyncio.sleep(0)
 
-    async def _do(self, caller: str, name: str) -> None:
-        async with self.places.place(caller):
+    async def _do(self, whose: Whose, name: str) -> None:
+        async with self.places.place(whose):
             self.begun.append(name)
             await self._ends[name].wait()
 
@@ -50,10 +51,10 @@ async def test_a_light_caller_is_next() -> None:
     work = Work(1)
     for n in range(20):
         await work.ask("heavy", f"h{n}")
-    assert work.begun == ["h0"] and not work.places.is_wanted("heavy")
+    assert work.begun == ["h0"] and not work.places.is_wanted(Whose("heavy"))
     await work.ask("light", "l0")
     await work.ask("light", "l1")
-    assert work.places.is_wanted("heavy")
+    assert work.places.is_wanted(Whose("heavy"))
     for name in ("h0", "l0", "h1", "l1", "h2"):
         assert work.begun[-1] == name
         await work.end(name)
@@ -71,14 +72,35 @@ async def test_one_caller_never_has_all_places() -> None:
     await work.ask("light", "l0")
     assert work.begun == ["h0", "l0"]
     await work.ask("light", "l1")
-    assert not work.places.is_wanted("heavy"), "nobody could have its place"
+    assert not work.places.is_wanted(Whose("heavy")), "nobody could have its place"
     await work.ask("third", "t0")
-    assert work.places.is_wanted("heavy") and work.places.is_wanted("light")
+    assert work.places.is_wanted(Whose("heavy")) and work.places.is_wanted(Whose("light"))
     await work.end("l0")
     assert work.begun[2:] == ["t0"]
     for name in ("h0", "t0", "h1", "l1"):
         await work.end(name)
     assert work.begun[3:] == ["l1", "h1"]
+
+
+async def test_batch_work_comes_last_and_leaves_a_place_for_others() -> None:
+    work = Work(2)
+    for n in range(3):
+        await work.ask(f"batch {n}", f"b{n}", is_batch=True)
+    assert work.begun == ["b0"]
+    await work.ask("chat", "c0")
+    assert work.begun == ["b0", "c0"]
+    await work.ask("chat", "c1")
+    assert not work.places.is_wanted(Whose("chat")), "it gives way to no batch work"
+    assert not work.places.is_wanted(Whose("batch 0", is_batch=True)), "one place is the caller's"
+    await work.ask("other", "o0")
+    assert work.places.is_wanted(Whose("batch 0", is_batch=True))
+    await work.end("b0")
+    assert work.begun[-1] == "o0"
+    for name in ("c0", "c1", "o0"):
+        await work.end(name)
+    assert work.begun[3:] == ["c1", "b1"]
+    for name in ("b1", "b2"):
+        await work.end(name)
 
 
 async def test_who_leaves_frees_a_place_and_holds_up_nobody() -> None:

@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 import pytest
 
 from ossia.engine import Engine
-from ossia.engine.request import SampledToken, SamplingParams
+from ossia.engine.request import PromptToken, SampledToken, SamplingParams
 from ossia.errors import RequestError
 from ossia.llm import LLM
 from ossia.server import ScriptedEngine
@@ -274,6 +274,46 @@ def no_threads_left() -> Iterator[None]:
 
 
 # Weights that change
+
+
+def test_prompts_of_batch_work_are_scored_when_nothing_else_is_there() -> None:
+    """The chat's first, and no chunk while anybody's answer is not batch work."""
+    scored: list[str] = []
+
+    class Scoring(ScriptedEngine):
+        def prompt_logprobs(
+            self, prompt: Sequence[int], top: int = 0
+        ) -> Iterator[list[PromptToken]]:
+            def chunks() -> Iterator[list[PromptToken]]:
+                for token in prompt:
+                    scored.append("batch" if token < 100 else "chat")
+                    yield [PromptToken(token, -0.5)]
+
+            return chunks()
+
+    class ByHand(EngineWorker):
+        is_alive = True  # the test is its thread
+
+    async def run() -> None:
+        engine = Scoring(lambda prompt: [7] * 9 if prompt == [1] else [8] * 4)
+        worker = ByHand(engine)
+        watched = asyncio.gather(
+            worker.prompt_logprobs([1, 2, 3], is_batch=True),
+            worker.prompt_logprobs([4, 5], caller="b", is_batch=True),
+            worker.prompt_logprobs([100, 101]),
+            ids(worker, [1]),
+        )
+        await asyncio.sleep(0)
+        worker._take_commands()
+        for _ in range(9):
+            worker._work()
+        assert scored == ["chat"] * 2, "the answer took nine steps"
+        while worker._has_work():
+            worker._work()
+        await watched
+        assert scored[2:] == ["batch"] * 5
+
+    asyncio.run(run())
 
 
 @pytest.mark.anyio

@@ -41,6 +41,7 @@ from ossia.engine.sampling import RowState, Sampled, mask_ahead, sample_rows
 from ossia.engine.scheduler import Scheduler, Work
 from ossia.engine.scoring import prompt_experts, prompt_logprobs
 from ossia.engine.speculate import NgramProposer, Speculation, verify
+from ossia.engine.watch import Watch, report
 from ossia.errors import CONTEXT_EXCEEDED, PromptTooLong, RequestError
 from ossia.kernels import products
 from ossia.model import Transformer
@@ -130,6 +131,7 @@ class Engine:
         self._states: dict[int, RowState] = {}
         self._unread: dict[int, deque[SampledToken]] = {}
         self.failed: dict[int, Exception] = {}
+        self.watch = Watch()  # told of every step; whoever wants to know puts another here
         self._prompt_tokens = 0  # of all requests
         self._has_run = False  # since it last rested
         self._ids = count()
@@ -163,12 +165,13 @@ class Engine:
         sample_of: int | None = None,
         stream: int = 0,
         caller: str = "",
+        is_batch: bool = False,
     ) -> int:
         """Queue a request; returns its id. Raises `RequestError` if it can never run.
 
         `constraint`: a fresh one, which decides which tokens may be drawn, and may end the request.
         `caller`: whom it is for; callers take turns. `priority`: of one caller's requests, smaller
-        ones are served first.
+        ones are served first. `is_batch`: behind everybody's requests that are not.
         `cache_salt`: cached prefixes are shared only among requests with the same one.
         `sample_of`: for further samples of one prompt, the id of the first, whose pages they share
         at once. Each has a `stream` of its own, so that it draws other numbers from the same seed.
@@ -187,6 +190,8 @@ class Engine:
         request.priority = priority
         request.cache_salt = cache_salt
         request.caller = caller
+        request.is_batch = is_batch
+        request.arrived = time.perf_counter()
         if parent is not None:
             if (parent.prompt, parent.cache_salt) != (request.prompt, cache_salt):
                 raise RequestError(
@@ -232,6 +237,7 @@ class Engine:
         tokens, held = self._sample(step.scheduled, logits_RV)
         seconds = time.perf_counter() - began
         self._scheduler.observe(step.tokens, seconds)
+        report(self.watch, step, began, seconds)
         if self._speculation is not None and only_decodes:
             guesses = [work.drafts for work in step.scheduled]
             self._speculation.observe([*zip(guesses, held, strict=True)], seconds)

@@ -263,6 +263,9 @@ class Request:
     mask: Future[Mask] | None = None  # of the constraint, for the token to be sampled next
     priority: int = 0  # smaller is served first, among those of one caller
     caller: str = ""  # whom it is for: callers take turns
+    is_batch: bool = False  # behind everything that is not
+    arrived: float = 0.0  # on the clock of time.perf_counter
+    has_begun: bool = False  # some of its tokens have been computed
     generated: list[int] = field(default_factory=list)
     computed: int = 0
     cached: int = 0  # of the prompt: found in the cache, or a parent's, when it first ran

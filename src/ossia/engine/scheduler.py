@@ -5,7 +5,8 @@ AGEING steps for every unit of priority: one of priority 1 is served as if it ha
 steps later. The first of every line come before the second of any, and so on (`turns.py`); whoever
 sends a thousand requests at once waits behind themselves only. With one caller, rank is the place
 in the line. The request that is first in rank always moves, and no rank gets worse for what other
-callers do: there is no deadlock and no starvation.
+callers do: there is no deadlock and no starvation. Batch work alone may starve: its ranks are all
+behind those of other requests.
 
 A step goes through the requests by rank. Decoding ones take one token each and their drafts; the
 rest of the token budget goes to prompts in chunks, small enough that the step keeps to its latency
@@ -56,6 +57,7 @@ class Step:
 
     scheduled: tuple[Work, ...] = ()
     copies: tuple[PageCopy, ...] = ()
+    decodes: int = 0  # how many of the scheduled go on with an answer
 
     @property
     def tokens(self) -> int:
@@ -102,7 +104,9 @@ class _Plan:
 
     tokens_left: int
     prompt_left: int
-    decoding: set[int]  # ids of the running requests that decode and have not had their turn
+    # ids of the running requests that decode and have not had their turn, and of them batch work
+    decoding: set[int]
+    batch_decoding: set[int]
     has_prompts: bool
     shares: dict[str, int]  # prompt tokens by caller, if there are several
     admits: bool = True
@@ -110,21 +114,32 @@ class _Plan:
     prompts: list[Work] = field(default_factory=list)
     copies: list[PageCopy] = field(default_factory=list)
 
-    def draft_room(self) -> int:
+    def take_turn(self, request: Request) -> None:
+        self.decoding.discard(request.id)
+        self.batch_decoding.discard(request.id)
+
+    def _reserved(self, request: Request) -> int:
+        """Tokens for those that decode and come later; nothing is kept from others for batch
+        work.
+        """
+        later = len(self.decoding)
+        return later if request.is_batch else later - len(self.batch_decoding)
+
+    def draft_room(self, request: Request) -> int:
         """Draft tokens that the request whose turn it is may add to its one token."""
-        reserved = 1 + len(self.decoding)
+        reserved = 1 + self._reserved(request)
         if self.has_prompts:
             reserved += FEWEST_PROMPT_TOKENS
         return self.tokens_left - reserved
 
-    def prompt_room(self, caller: str) -> int:
+    def prompt_room(self, request: Request) -> int:
         """Prompt tokens that the request whose turn it is may have. The first in rank always has
         one.
         """
         is_first = not self.decodes and not self.prompts
         least = 1 if is_first else 0
-        unreserved = self.tokens_left - len(self.decoding)
-        share = self.shares.get(caller, self.prompt_left)
+        unreserved = self.tokens_left - self._reserved(request)
+        share = self.shares.get(request.caller, self.prompt_left)
         return min(self.prompt_left, max(min(unreserved, share), least))
 
     def take_prompt(self, request: Request, tokens: int) -> None:
@@ -216,23 +231,27 @@ class Scheduler:
         ready = islice((r for r in self.waiting if r.parent is None), self.max_running)
         order = sorted([*self.running, *ready], key=self._rank)
         decoding = {r.id for r in self.running if r.waiting_tokens == 1}
-        budget = self._prompt_budget(bool(decoding))
+        batch = {r.id for r in self.running if r.is_batch and r.id in decoding}
+        has_chats = any(not r.is_batch for r in order)
+        # no chat's prompt is cut short for the sake of batch work that decodes
+        budget = self._prompt_budget(len(decoding) > len(batch) if has_chats else bool(decoding))
         plan = _Plan(
             tokens_left=self.max_batch_tokens,
             prompt_left=budget,
             decoding=set(decoding),
+            batch_decoding=set(batch),
             has_prompts=len(decoding) < len(order),
-            shares=self._shares(order, decoding, budget),
+            shares=self._shares(order, decoding, len(decoding) - len(batch), budget),
         )
         for request in order:
-            plan.decoding.discard(request.id)
+            plan.take_turn(request)
             if plan.tokens_left == 0:
                 break
             if request.id in decoding:
                 self._decode(request, plan)
-            elif plan.prompt_room(request.caller) > 0:
+            elif plan.prompt_room(request) > 0:
                 self._prefill(request, plan)
-        step = Step((*plan.decodes, *plan.prompts), tuple(plan.copies))
+        step = Step((*plan.decodes, *plan.prompts), tuple(plan.copies), len(plan.decodes))
         assert step.scheduled or not self.has_work(), "nothing can run although there is work"
         self._in_flight = {work.request.id for work in step.scheduled}
         self._decode_tokens = sum(work.count for work in plan.decodes)
@@ -317,18 +336,24 @@ class Scheduler:
             return self.max_batch_tokens
         return max(FEWEST_PROMPT_TOKENS, tokens)
 
-    def _shares(self, order: Sequence[Request], decoding: set[int], budget: int) -> dict[str, int]:
+    def _shares(
+        self, order: Sequence[Request], decoding: set[int], chats: int, budget: int
+    ) -> dict[str, int]:
         """Of the prompt tokens, by caller; empty if there is only one. Those that cannot run in
-        this step, because there are enough before them, have none.
+        this step, because there are enough before them, have none. Batch work has what others
+        leave, and beside them never more than a step that keeps to its time. `chats`: how many of
+        those that decode are no batch work.
         """
         if not self._turns.are_several:
             return {}
-        wanted: dict[str, int] = {}
-        for request in order[: self.max_running]:
-            if request.id not in decoding:
-                before = wanted.get(request.caller, 0)
-                wanted[request.caller] = before + request.waiting_tokens
-        return shares(wanted, min(budget, self.max_batch_tokens - len(decoding)))
+        able = [each for each in order[: self.max_running] if each.id not in decoding]
+        found = shares(_wanted(able, is_batch=False), min(budget, self.max_batch_tokens - chats))
+        if all(each.is_batch for each in order):
+            left = budget
+        else:
+            left = min(budget, self._prompt_budget(decoding=True)) - sum(found.values())
+        room = min(left, self.max_batch_tokens - sum(found.values()) - len(decoding))
+        return found | shares(_wanted(able, is_batch=True), max(0, room))
 
     def _decode(self, request: Request, plan: _Plan) -> None:
         if not self._runs(request):  # it was preempted in this step
@@ -337,7 +362,7 @@ class Scheduler:
         if room == 0:
             return
         last = request.limit - len(request.generated) - 1  # one token comes from the model itself
-        most = min(last, plan.draft_room(), room - 1)
+        most = min(last, plan.draft_room(request), room - 1)
         drafts = max(0, min(len(request.draft), most))
         del request.draft[drafts:]
         self._grow(request, 1 + drafts, plan)
@@ -349,7 +374,7 @@ class Scheduler:
             plan.admits = plan.admits and self._admit(request)
             if not plan.admits:
                 return
-        most = plan.prompt_room(request.caller)
+        most = plan.prompt_room(request)
         tokens = min(request.waiting_tokens, most, self._room(request))
         if tokens == 0:
             return
@@ -525,3 +550,12 @@ class Scheduler:
         at = self._index(requests, request)
         assert at is not None
         del requests[at]
+
+
+def _wanted(requests: Sequence[Request], *, is_batch: bool) -> dict[str, int]:
+    """Prompt tokens by caller."""
+    wanted: dict[str, int] = {}
+    for request in requests:
+        if request.is_batch == is_batch:
+            wanted[request.caller] = wanted.get(request.caller, 0) + request.waiting_tokens
+    return wanted

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Protocol
 
 AGEING = 256  # steps
-Rank = tuple[int, int, int]  # smaller is served first; no two are equal
+Rank = tuple[int, int, int, int]  # smaller is served first; no two are equal
 
 
 class InLine(Protocol):
@@ -25,14 +25,17 @@ class InLine(Protocol):
     def caller(self) -> str: ...
     @property
     def priority(self) -> int: ...
+    @property
+    def is_batch(self) -> bool: ...
 
 
 @dataclass(slots=True)
 class _Place:
-    """`line` orders the requests of one caller. `turn`: how many of them come before this one, and
-    `since`: the step in which it came to that turn.
+    """`level`: 1 of batch work, else 0. `line` orders the requests of one caller. `turn`: how many
+    of them come before this one, and `since`: the step in which it came to that turn.
     """
 
+    level: int
     line: tuple[int, int]
     since: int
     turn: int = 0
@@ -42,6 +45,7 @@ class Turns:
     """A line for each caller. The first of all lines come before the second of any; those of the
     same turn by the step in which they came to it, so that whoever has just had a turn goes behind
     the others. Priorities count inside a line: no caller overtakes another by naming a number.
+    Batch work is behind everything else, as long as there is anything else.
     """
 
     def __init__(self) -> None:
@@ -57,7 +61,7 @@ class Turns:
 
     def enter(self, request: InLine, step: int) -> None:
         aged = step + AGEING * request.priority
-        place = _Place((aged, next(self._arrivals)), step)
+        place = _Place(int(request.is_batch), (aged, next(self._arrivals)), step)
         self._places[request.id] = place
         line = self._lines.setdefault(request.caller, [])
         insort(line, request, key=self._in_line)
@@ -84,8 +88,8 @@ class Turns:
     def rank(self, request: InLine) -> Rank:
         place = self._places[request.id]
         if self._are_mixed:
-            return (place.turn, place.since, place.line[1])
-        return (0, *place.line)
+            return (place.level, place.turn, place.since, place.line[1])
+        return (place.level, 0, *place.line)
 
     def settle(self, step: int) -> bool:
         """Whether the order of requests may be another than at the last call. Ranks change here

@@ -60,6 +60,14 @@ class Allowance:
         return max(0, math.ceil((amount - self.left) / rate))
 
 
+@dataclass(frozen=True)
+class Whose:
+    """Whose turn it is: callers take turns, and batch work is behind all else."""
+
+    caller: str = ""
+    is_batch: bool = False
+
+
 @dataclass(eq=False)
 class Caller:
     """The owner of a key, or everybody together if there are no keys."""
@@ -81,6 +89,10 @@ class Caller:
     @property
     def tokens_left(self) -> float:
         return self._tokens.left
+
+    @property
+    def is_batch(self) -> bool:
+        return self.limits.priority == "batch"
 
     def refusal(self, more: int = 1) -> ApiError | None:
         """Why so many more samples cannot be taken now."""
@@ -128,7 +140,8 @@ def caller_of(request: Request) -> Caller:
 
 class Access:
     """Every caller, and how many samples are being answered or waiting for all of them, at most
-    `max_queue`. A full queue does not shut out who has nothing in it: they have as much again.
+    `max_queue`. A full queue does not shut out who has nothing in it: they have as much again. For
+    chats batch work does not count: it cannot fill the queue for them.
     """
 
     def __init__(
@@ -141,6 +154,7 @@ class Access:
         """`limits`: shared by everybody, if there are no keys. Keys of one name are one caller."""
         self.running = 0
         self.running_of: Counter[str] = Counter()  # by whose turn it is
+        self.running_batch = 0  # of all
         self.receiving = 0  # bytes of bodies that are not whole yet
         self.receiving_of: Counter[str] = Counter()
         self.max_queue = max_queue
@@ -172,6 +186,8 @@ class Access:
     def count(self, caller: Caller, turn: str, samples: int) -> None:
         self.running += samples
         caller.running += samples
+        if caller.is_batch:
+            self.running_batch += samples
         _add(self.running_of, turn, samples)
 
     def receive(self, turn: str, size: int) -> None:
@@ -182,8 +198,9 @@ class Access:
         """Why so many more samples cannot be taken now; `own`: those that the request has."""
         has_others = self.running_of[turn] > own
         most = self.max_queue if has_others else 2 * self.max_queue
-        if self.running + more > most:
-            text = f"{self.running} samples are being answered or waiting already"
+        before = self.running if caller.is_batch else self.running - self.running_batch
+        if before + more > most:
+            text = f"{before} samples are being answered or waiting already"
             return _too_many(text, "queue_full", RETRY)
         return caller.refusal(more)
 
@@ -278,10 +295,10 @@ def request_size() -> int:
     return 0 if lease is None else lease.size
 
 
-def whose_turn() -> str:
+def whose_turn() -> Whose:
     """Of the request that is being answered here."""
     lease = LEASE.get()
-    return "" if lease is None else lease.turn
+    return Whose() if lease is None else Whose(lease.turn, lease.caller.is_batch)
 
 
 def secret_digest(secret: str) -> str:

@@ -26,6 +26,7 @@ from ossia.harmony import (
     RenderedHistory,
 )
 from ossia.harmony.render import opened
+from ossia.server.access import Whose
 from ossia.server.hosted.citing import Citing
 from ossia.server.wire.errors import ApiError
 from ossia.server.worker import EngineStopped, EngineWorker, Samples
@@ -74,7 +75,7 @@ class AnswerRequest:
     uses: Mapping[str, int] = field(default_factory=dict)
     session: SessionKey = field(default_factory=SessionKey)
     run: Callable[[Sessions, BuiltinCall], Awaitable[ToolResult]] = run_call
-    turn_of: str = ""
+    turn_of: Whose = Whose()  # noqa: RUF009 - immutable
     opening: Message | None = None
     approved: tuple[Approved, ...] = ()
 
@@ -195,7 +196,8 @@ class Answerer:
             cache_salt=request.cache_salt,
             samples=request.samples if is_first else None,  # later ones have prompts of their own
             stream=request.stream,
-            caller=request.turn_of,
+            caller=request.turn_of.caller,
+            is_batch=request.turn_of.is_batch,
         )
         try:
             async with aclosing(tokens):

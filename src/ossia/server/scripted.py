@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from ossia.config import ModelConfig
@@ -24,6 +24,7 @@ from ossia.engine.request import (
     SampledToken,
     SamplingParams,
 )
+from ossia.engine.watch import Watch
 from ossia.errors import PromptTooLong, RequestError
 
 Script = Sequence[int]
@@ -34,6 +35,7 @@ class _Running:
     prompt: int  # tokens
     script: Script
     params: SamplingParams
+    arrived: float = field(default_factory=time.perf_counter)
     said: int = 0
 
 
@@ -51,6 +53,7 @@ class ScriptedEngine:
         self.config = config or ModelConfig.preset("gpt-oss-20b")
         self.delay = delay
         self.failed: dict[int, Exception] = {}
+        self.watch = Watch()
         self.submitted: list[list[int]] = []
         self._scripts = scripts
         self._running: dict[int, _Running] = {}
@@ -70,6 +73,7 @@ class ScriptedEngine:
         sample_of: int | None = None,
         stream: int = 0,
         caller: str = "",
+        is_batch: bool = False,
     ) -> int:
         self.check(prompt, params)
         id = next(self._ids)
@@ -93,9 +97,15 @@ class ScriptedEngine:
         return bool(self._running)
 
     def step(self) -> list[SampledToken]:
+        began = time.perf_counter()
         if self.delay:
             time.sleep(self.delay)
-        return [token for id in list(self._running) if (token := self._next(id)) is not None]
+        for one in self._running.values():
+            if not one.said:
+                self.watch.began(began - one.arrived)
+        tokens = [token for id in list(self._running) if (token := self._next(id)) is not None]
+        self.watch.step("decode", time.perf_counter() - began)
+        return tokens
 
     def stats(self) -> EngineStats:
         return EngineStats(running=len(self._running))

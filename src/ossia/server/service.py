@@ -233,8 +233,8 @@ class Service:
 
     async def _compiled(self, make: Callable[[], Grammars]) -> Grammars:
         """In a thread, which stops when this is cancelled; callers take turns, part by part."""
-        caller = whose_turn()
-        parts = Parts(lambda: self._compiling.is_wanted(caller))
+        whose = whose_turn()
+        parts = Parts(lambda: self._compiling.is_wanted(whose))
         is_over = threading.Event()
 
         def part() -> Grammars | None:
@@ -244,7 +244,7 @@ class Service:
 
         try:
             while True:
-                async with self._compiling.place(caller):
+                async with self._compiling.place(whose):
                     loop = asyncio.get_running_loop()
                     found = await loop.run_in_executor(self._compilers, part)
                 if found is not None:

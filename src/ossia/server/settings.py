@@ -9,10 +9,14 @@ from typing import Literal
 from ossia.engine.request import SamplingParams
 from ossia.harmony.messages import EffortName
 
+Priority = Literal["chat", "batch"]
+
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one API key, or of everybody together if there are no keys. None: no limit."""
+    """Of one API key, or of everybody together if there are no keys. None: no limit. `priority`
+    batch: behind everybody's work that is not.
+    """
 
     concurrent: int | None = None  # samples being answered: n counts as n
     tokens_per_minute: int | None = None  # prompt and answer
@@ -20,6 +24,9 @@ class Limits:
     tool_seconds_per_minute: int | None = None
     pages_per_minute: int | None = None  # that the browser finds or opens
     containers: int | None = None  # at the same time
+    tokens_per_day: int | None = None  # prompt and answer, from midnight to midnight UTC
+    priority: Priority = "chat"
+    admin: bool = False  # may see what everybody has used, and delete what is anybody's
 
 
 @dataclass(frozen=True)

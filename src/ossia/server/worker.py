@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from ossia import heap
 from ossia.config import ModelConfig
 from ossia.engine.request import Constraint, EngineStats, PromptToken, SampledToken, SamplingParams
+from ossia.engine.watch import Watch
 
 log = logging.getLogger("ossia.server")
 # Seconds without anything to compute after which memory is given back. Whoever compares a server's
@@ -33,6 +34,7 @@ class EngineLike(Protocol):
     """What the server asks of an engine: `engine.Engine` and `ScriptedEngine` have it."""
 
     failed: dict[int, Exception]
+    watch: Watch
     enforces_constraints: bool
 
     @property
@@ -51,6 +53,7 @@ class EngineLike(Protocol):
         sample_of: int | None = None,
         stream: int = 0,
         caller: str = "",
+        is_batch: bool = False,
     ) -> int: ...
     def abort(self, request_id: int) -> None: ...
     def has_work(self) -> bool: ...
@@ -80,7 +83,8 @@ class WeightsChanged(Exception):
 class _Stream:
     """A request's way back to the coroutine that made it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_batch: bool = False) -> None:
+        self.is_batch = is_batch
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
         self.request_id: int | None = None
@@ -88,6 +92,51 @@ class _Stream:
 
 
 _Scoring = tuple[_Stream, Iterator[list[PromptToken]]]
+
+
+class _Lane:
+    """Prompts whose tokens are to be scored: chunk by chunk, one prompt after the other of a
+    caller, and READING callers' in turns.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, deque[_Scoring]] = {}  # by caller; the first of each is next
+        self._reading: deque[str] = deque()  # callers with a prompt that is being read
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def add(self, caller: str, scoring: _Scoring) -> None:
+        self._lines.setdefault(caller, deque()).append(scoring)
+
+    def clear(self) -> list[_Stream]:
+        """Whoever waits."""
+        waiting = [stream for line in self._lines.values() for stream, _ in line]
+        self._lines.clear()
+        self._reading.clear()
+        return waiting
+
+    def score(self) -> tuple[_Stream, list[PromptToken] | Exception | None]:
+        """One chunk of the prompt whose caller's turn it is."""
+        for caller in self._lines:
+            if len(self._reading) < READING and caller not in self._reading:
+                self._reading.append(caller)
+        caller = self._reading.popleft()
+        line = self._lines[caller]
+        stream, chunks = line[0]
+        scored: list[PromptToken] | Exception | None
+        try:
+            scored = None if stream.closed else next(chunks, None)
+        except Exception as error:  # of this prompt, so only its coroutine is told
+            scored = error
+        if isinstance(scored, list):
+            self._reading.append(caller)
+        else:
+            line.popleft()
+            del self._lines[caller]
+            if line:
+                self._lines[caller] = line  # after the other callers
+        return stream, scored
 
 
 class EngineWorker:
@@ -112,8 +161,8 @@ class EngineWorker:
         self.error: BaseException | None = None  # what the thread died of
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
-        self._scoring: dict[str, deque[_Scoring]] = {}  # by caller; the first of each is next
-        self._reading: deque[str] = deque()  # callers with a prompt that is being read
+        self._scoring = _Lane()
+        self._batch_scoring = _Lane()  # only while there is nothing else
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -158,11 +207,12 @@ class EngineWorker:
         samples: Samples | None = None,
         stream: int = 0,
         caller: str = "",
+        is_batch: bool = False,
     ) -> AsyncGenerator[SampledToken, None]:
         """The tokens as they come. Closing the iterator aborts the request. Raises the errors of
         `submit` and of the constraint, and `EngineStopped`.
         """
-        mine = _Stream()
+        mine = _Stream(is_batch=is_batch)
 
         def submit() -> None:
             if mine.closed:
@@ -181,6 +231,7 @@ class EngineWorker:
                     sample_of=first,
                     stream=stream,
                     caller=caller,
+                    is_batch=is_batch,
                 )
             except Exception as error:  # the coroutine's to handle
                 self._tell([(mine, error)])
@@ -209,7 +260,7 @@ class EngineWorker:
             self._commands.put(lambda: self._forget(mine))
 
     async def prompt_logprobs(
-        self, prompt: Sequence[int], top: int = 0, caller: str = ""
+        self, prompt: Sequence[int], top: int = 0, caller: str = "", *, is_batch: bool = False
     ) -> list[PromptToken]:
         """As the engine's, all of them. Prompts are read in turns with the engine's steps, one
         after the other of a caller, and two callers' in turns. Raises what the engine does, and
@@ -223,7 +274,8 @@ class EngineWorker:
                 return
             try:
                 chunks = self.engine.prompt_logprobs(prompt, top)
-                self._scoring.setdefault(caller, deque()).append((mine, chunks))
+                lane = self._batch_scoring if is_batch else self._scoring
+                lane.add(caller, (mine, chunks))
             except Exception as error:  # the coroutine's to handle
                 self._tell([(mine, error)])
 
@@ -258,10 +310,9 @@ class EngineWorker:
         gone = EngineStopped(
             "the engine stopped" if self.error is None else f"the engine failed: {self.error}"
         )
-        scoring = [stream for line in self._scoring.values() for stream, _ in line]
+        scoring = [*self._scoring.clear(), *self._batch_scoring.clear()]
         self._tell([(stream, gone) for stream in (*self._streams.values(), *scoring)])
         self._streams.clear()
-        self._scoring.clear()
         with suppress(queue.Empty):  # who came in meanwhile is told too
             while True:
                 self._commands.get_nowait()()
@@ -272,7 +323,7 @@ class EngineWorker:
         """
         if self._stopping:
             return
-        if self._scoring or self.engine.has_work():
+        if self._has_work():
             self._next_rest = self._clock() + REST
         elif self._clock() >= self._next_rest:
             self._next_rest = self._clock() + REST
@@ -280,14 +331,19 @@ class EngineWorker:
             self._at_rest()
             heap.trim()
         if self._scoring:
-            self._score()
+            self._tell([self._scoring.score()])
+        elif self._batch_scoring and all(each.is_batch for each in self._streams.values()):
+            self._tell([self._batch_scoring.score()])
         if self.engine.has_work():
             self._step()
+
+    def _has_work(self) -> bool:
+        return bool(self._scoring or self._batch_scoring) or self.engine.has_work()
 
     def _take_commands(self) -> None:
         """All that wait; waits for one, or the next look, if there is nothing to compute."""
         with suppress(queue.Empty):
-            if not (self.engine.has_work() or self._scoring):
+            if not self._has_work():
                 self._commands.get(timeout=WATCH)()
             while not self._stopping:
                 self._commands.get_nowait()()
@@ -297,28 +353,6 @@ class EngineWorker:
         change = self._changed()
         if change is not None:
             raise WeightsChanged(f"the weights file {change}")
-
-    def _score(self) -> None:
-        """One chunk of the prompt whose caller's turn it is."""
-        for caller in self._scoring:
-            if len(self._reading) < READING and caller not in self._reading:
-                self._reading.append(caller)
-        caller = self._reading.popleft()
-        line = self._scoring[caller]
-        stream, chunks = line[0]
-        scored: list[PromptToken] | Exception | None
-        try:
-            scored = None if stream.closed else next(chunks, None)
-        except Exception as error:  # of this prompt, so only its coroutine is told
-            scored = error
-        if isinstance(scored, list):
-            self._reading.append(caller)
-        else:
-            line.popleft()
-            del self._scoring[caller]
-            if line:
-                self._scoring[caller] = line  # after the other callers
-        self._tell([(stream, scored)])
 
     def _step(self) -> None:
         news: list[tuple[_Stream, Any]] = []

@@ -154,8 +154,11 @@ class _Answer:
             return {}
         self.caller.spend(len(ids))
         worker = self.service.worker
+        whose = whose_turn()
         try:
-            tokens = await worker.prompt_logprobs(ids, self.prompt_logprobs, whose_turn())
+            tokens = await worker.prompt_logprobs(
+                ids, self.prompt_logprobs, whose.caller, is_batch=whose.is_batch
+            )
         except (OssiaError, EngineStopped) as error:
             raise ApiError.of(error, prompt="messages") from error
         return {"prompt_logprobs": prompt_logprobs(tokens, self.service.tokenizer)}

@@ -215,6 +215,7 @@ class _Job:
         first: float | None = None
         mine = Usage()
         reason: Literal["stop", "length"] = "stop"
+        whose = whose_turn()
         tokens = self.service.worker.generate(
             prompt,
             self.service.worker.within(self.params, prompt),
@@ -222,7 +223,8 @@ class _Job:
             cache_salt=self.caller.salted(wish.cache_salt or ""),
             samples=self.shared[head.at],
             stream=head.sample,
-            caller=whose_turn(),
+            caller=whose.caller,
+            is_batch=whose.is_batch,
         )
         with self.service.metrics.answering() as book:
             async with aclosing(tokens):
@@ -251,7 +253,10 @@ class _Job:
             top = self.wish.top_scores or 0
             if self.wish.limit:  # it is read once more, and nobody else counts that
                 self.caller.spend(len(self.prompts[at]))
-            asked = self.service.worker.prompt_logprobs(self.prompts[at], top, whose_turn())
+            whose = whose_turn()
+            asked = self.service.worker.prompt_logprobs(
+                self.prompts[at], top, whose.caller, is_batch=whose.is_batch
+            )
             self.scores[at] = asyncio.ensure_future(asked)
         return await asyncio.shield(self.scores[at])
 
