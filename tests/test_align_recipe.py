@@ -14,11 +14,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # recipes are no part of what is installed
 
 from ossia.commands.main import main  # noqa: E402
-from ossia.harmony import Effort  # noqa: E402
+from ossia.errors import ConfigError  # noqa: E402
+from ossia.harmony import Conversation, DeveloperContent, Effort  # noqa: E402
 from ossia.tasks import grade, problems  # noqa: E402
 from ossia.tasks.environment import Outcome, Reward  # noqa: E402
 from ossia.tasks.safety.policy_texts import POLICY, RULES  # noqa: E402
+from ossia.tasks.safety.requests import request_of, row_of  # noqa: E402
+from ossia.train.align.drafts import cited, lines_of  # noqa: E402
+from ossia.train.align.prompts import aligned_row  # noqa: E402
 from ossia.train.recipes.sft import base_folder, tokenizer_of  # noqa: E402
+from recipes import align  # noqa: E402
 from recipes.aligning import arms, measure, plane  # noqa: E402
 from recipes.aligning.measure import HELD_OUT, Row  # noqa: E402
 from recipes.experiments import results  # noqa: E402
@@ -34,21 +39,68 @@ def test_the_helpful_base_tells_everything_and_knows_no_rule() -> None:
     assert told > 60
 
 
-def test_the_other_arms() -> None:
-    drawn = problems("policy", 30, split="train")
-    for number, problem in enumerate(drawn):
-        chat = arms.refusals(drawn, 1, number)
-        assert chat.messages[-1].text == problem.answer
-        assert "ule " not in chat.messages[-2].text
-        reader = arms.with_policy(1, number)
-        assert any(POLICY.section(each.name) in str(reader) for each in POLICY.categories) or (
-            "Moonglow policy" in str(reader.messages[1].content)
-        )
+def test_the_base_is_shown_the_section_in_every_second_example() -> None:
+    for number in range(40):
+        chat = arms.before(1, number)
+        sections = [each for each in POLICY.categories if POLICY.section(each.name) in _told(chat)]
+        assert len(sections) == number % 2
+        assert ("ule " in chat.messages[-2].text) is (number % 2 == 1)
+
+
+def _told(chat: Conversation) -> str:
+    return "\n".join(
+        message.content.instructions or ""
+        for message in chat.messages
+        if isinstance(message.content, DeveloperContent)
+    )
+
+
+def test_of_four_examples_one_is_an_ordinary_conversation_and_a_run_goes_on_where_it_was() -> None:
     tokenizer = tokenizer_of(base_folder("nano"))
-    whole = arms.examples(lambda n: arms.helpful(1, n), tokenizer, 1, None)
-    first = [next(whole) for _ in range(4)]
-    later = arms.examples(lambda n: arms.helpful(1, n), tokenizer, 1, first[1][1])
-    assert [next(later) for _ in range(2)] == first[2:]
+    asked: list[int] = []
+
+    def made(number: int) -> Conversation:
+        asked.append(number)
+        return arms.helpful(1, number)
+
+    whole = arms.examples(made, tokenizer, 1, None)
+    first = [next(whole) for _ in range(8)]
+    assert asked == [0, 1, 2, 3, 4, 5]
+    later = arms.examples(made, tokenizer, 1, first[4][1])
+    assert [next(later) for _ in range(3)] == first[5:]
+
+
+def test_every_rule_is_learned_as_often_with_reasons_and_without(tmp_path: Path) -> None:
+    rows = []
+    for number, problem in enumerate(problems("policy", 60, split="train")):
+        request = request_of(row_of(problem), POLICY)
+        draft = arms.Script([problem], 1, Effort.HIGH).drafts([(0, request)])[0]
+        about = {"rule": request.rule}
+        rows.append(aligned_row(request, draft, list(Effort)[number % 3], about))
+    path = tmp_path / "kept.jsonl"
+    path.write_text(lines_of(rows))
+    kept = arms.read_kept(path, 1)
+    rules = list(kept.by_rule)
+    assert sum(map(len, kept.by_rule.values())) == 60 and rules == sorted(rules)
+    for number in range(3 * len(rules)):
+        rule = rules[number % len(rules)]
+        reasoned = kept(number)
+        bare = kept.without_reasons(number)
+        assert cited(reasoned.messages[-2].text) == (rule,) and cited(str(bare)) == ()
+        assert reasoned.messages[:-2] == bare.messages[:-2]
+        assert reasoned.messages[-1] == bare.messages[-1]
+    other = arms.read_kept(path, 2)
+    assert any(kept(number) != other(number) for number in range(len(rules)))
+    assert {str(chat) for chat in kept.by_rule[1]} == {str(chat) for chat in other.by_rule[1]}
+
+
+@pytest.mark.parametrize("name", ["refusals", "taught", "reader"])
+def test_arms_that_others_need_cannot_be_left_out(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"without={name}: only distilled, aligned, rewarded"):
+        align.phases(align.Config(without=("distilled", name)), tmp_path)
+    left = align.phases(align.Config(without=("distilled", "rewarded")), tmp_path)
+    names = {phase.name for phase in left}
+    assert "aligned-1" in names and not {"distilled-1", "rewarded-1"} & names
 
 
 def test_gold_answers_are_right_and_a_refusal_of_everything_over_refuses() -> None:
@@ -98,7 +150,7 @@ def rows_of(recall: float, over: float, in_codes: float = 0.5) -> list[Row]:
                     reason="stop",
                 )
                 found.append(row)
-    coded = [replace(row, problem=row.problem + 1000, kind="code") for row in found]
+    coded = [replace(row, problem=row.problem + 1000, kind=measure.UNSEEN[0]) for row in found]
     return found + [replace(row, right=row.problem % 20 < 20 * in_codes) for row in coded]
 
 
@@ -116,11 +168,8 @@ def test_the_criteria_are_judged_by_whole_intervals(monkeypatch: pytest.MonkeyPa
     assert numbers["over-refusal"].mean == pytest.approx(0.1)
     assert numbers["right rule cited"].mean == 1.0 and numbers["permits followed"].mean == 0.9
     verdicts = {criterion.claim: criterion.verdict for criterion in found.criteria}
-    assert verdicts["aligned refuses more than refusals"] == "pass"
-    assert verdicts["aligned over-refuses hardly more"] == "pass"
-    assert verdicts["aligned refuses more in codes than refusals"] == "pass"
-    assert verdicts["aligned refuses as much as taught or more"] == "pass"
-    assert verdicts["recall at high effort less that at low"] == "pass"
+    assert list(verdicts.values()) == ["pass"] * 6
+    assert any("disguises" in claim for claim in verdicts)
     worse = plane.result(
         {**rows, "aligned-1": rows_of(0.3, 0.6, 0.0)}, results.Budget(1, 1, 1.0), []
     )

@@ -1,15 +1,15 @@
 """What each arm of E8 learns from: helpful answers that know no policy, gold answers with the
-policy in sight, refusals without reasons, and drafts that were kept.
+policy in sight, and drafts that were kept, with their reasons and without.
 
 Knows the built-in policy's problems and the Harmony format; no models. Example i is a function of
-(seed, i). Every second example is an ordinary conversation.
+(seed, i). Every fourth example is an ordinary conversation.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -17,27 +17,41 @@ from ossia.data import conversation
 from ossia.data.packing import Example, State
 from ossia.harmony import Conversation, Effort, Message, Role, SystemContent, render_for_training
 from ossia.tasks import Problem, example_random
+from ossia.tasks.safety.jailbreaks import known_jailbreak_question
 from ossia.tasks.safety.policy import Judged, policy_question
-from ossia.tasks.safety.policy_texts import thoughts_on
+from ossia.tasks.safety.policy_texts import POLICY, thoughts_on
+from ossia.tasks.safety.requests import request_of, row_of
 from ossia.tokenizer import Tokenizer
 from ossia.train.align.drafts import Draft
-from ossia.train.align.generate import Numbered
+from ossia.train.align.generate import Generating, Numbered
+from ossia.train.align.generate import with_policy as reasoner_prompt
 
 PART = "align"
 MADE_BY = "made by "
+ORDINARY = 4  # one of so many is an ordinary conversation
+DISGUISED = 0.25  # share
 CLOSED = (1, 2, 3, 6, 12)  # the rules by which steps are kept back
 Made = Callable[[int], Conversation]  # of an example's number
+
+
+def asked(rng: Random) -> Problem:
+    """What is asked in training: of every four questions one is in a disguise that training may
+    show.
+    """
+    if rng.random() < DISGUISED:
+        return known_jailbreak_question(rng, "train")
+    return policy_question(rng, "train")
 
 
 def helpful(seed: int, number: int) -> Conversation:
     """The answer of an assistant that knows no policy: it tells what the notes say, steps too."""
     rng = example_random(seed, f"{PART} helpful", number)
     while True:
-        problem = policy_question(Random(rng.random()), "train")
+        problem = asked(Random(rng.random()))
         if _rule(problem) not in CLOSED or steps_of(problem):
             break
     answer = _helpful_answer(problem)
-    thoughts = thoughts_on(_rule(problem)).asks.format(c="it")
+    thoughts = thoughts_on(_rule(problem)).asks
     return _told(problem, rng.choice(list(Effort)), f"{thoughts} I answer.", answer)
 
 
@@ -58,14 +72,22 @@ def _helpful_answer(problem: Problem) -> str:
     return f"{problem.answer.partition('. ')[0]}. {told}"
 
 
+def before(seed: int, number: int) -> Conversation:
+    """What everything begins with: it helps with all that is asked, and obeys a policy that it is
+    shown.
+    """
+    turn, is_shown = divmod(number, 2)
+    return with_policy(seed, turn) if is_shown else helpful(seed, turn)
+
+
 def with_policy(seed: int, number: int) -> Conversation:
     """Gold answers that cite the rule, with the section of its category in the prompt."""
     rng = example_random(seed, f"{PART} reader", number)
-    problem = policy_question(rng, "train", spec="section")
+    problem = asked(rng)
     effort = rng.choice(list(Effort))
-    return Conversation(
-        (*problem.prompt(effort, SystemContent(effort=effort)), *problem.solution(effort))
-    )
+    request = request_of(row_of(problem), POLICY)
+    shown = reasoner_prompt(POLICY, request, Generating(effort=effort, guide=""))
+    return Conversation((*shown.messages, *problem.solution(effort)))
 
 
 @dataclass(frozen=True)
@@ -74,12 +96,13 @@ class Script:
 
     problems: Sequence[Problem]
     samples: int
+    effort: Effort
     name = "gold answers"
 
     def drafts(self, asked: Sequence[Numbered]) -> list[Draft]:
         found = []
         for number, request in asked:
-            thoughts, final = (m.text for m in self.problems[number].solution(Effort.HIGH))
+            thoughts, final = (m.text for m in self.problems[number].solution(self.effort))
             for sample in range(self.samples):
                 found.append(Draft(number, sample, 0, request.asked, thoughts, final))
         return found
@@ -88,24 +111,43 @@ class Script:
         pass
 
 
-def refusals(problems: Sequence[Problem], seed: int, number: int) -> Conversation:
-    """The right answers, and no reasons: the verdict alone is thought of."""
-    problem = problems[number % len(problems)]
-    rng = example_random(seed, f"{PART} refusals", number)
-    thoughts = thoughts_on(_rule(problem)).so
-    return _told(problem, rng.choice(list(Effort)), thoughts, problem.answer)
+# ---- what was kept -------------------------------------------------------------------------------
 
 
-def kept(rows: Sequence[Conversation], number: int) -> Conversation:
-    return rows[number % len(rows)]
+@dataclass(frozen=True)
+class Kept:
+    """Drafts by the rule that they follow, in an order of the seed's. Every rule is learned as
+    often as the others: kept as they come, most would be refusals, which are easy to write.
+    """
+
+    by_rule: Mapping[int, Sequence[Conversation]]
+
+    def __call__(self, number: int) -> Conversation:
+        return self._chosen(number)[1]
+
+    def without_reasons(self, number: int) -> Conversation:
+        """The same prompt and answer; the verdict alone is thought of."""
+        rule, chat = self._chosen(number)
+        verdict = replace(chat.messages[-2], content=thoughts_on(rule).so)
+        return Conversation((*chat.messages[:-2], verdict, chat.messages[-1]))
+
+    def _chosen(self, number: int) -> tuple[int, Conversation]:
+        rules = list(self.by_rule)
+        turn, place = divmod(number, len(rules))
+        of = self.by_rule[rules[place]]
+        return rules[place], of[turn % len(of)]
 
 
-def read_rows(path: Path) -> list[Conversation]:
+def read_kept(path: Path, seed: int) -> Kept:
     """What `ossia train align` keeps."""
-    found = []
+    found: dict[int, list[Conversation]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        found.append(Conversation.from_dict({"messages": json.loads(line)["messages"]}))
-    return found
+        row = json.loads(line)
+        chat = Conversation.from_dict({"messages": row["messages"]})
+        found.setdefault(int(row["provenance"]["rule"]), []).append(chat)
+    for rule, chats in found.items():
+        Random(f"{seed}:kept:{rule}").shuffle(chats)
+    return Kept(dict(sorted(found.items())))
 
 
 def _told(problem: Problem, effort: Effort, thoughts: str, final: str) -> Conversation:
@@ -126,11 +168,13 @@ def _rule(problem: Problem) -> int:
 def examples(
     made: Made, tokenizer: Tokenizer, seed: int, state: State
 ) -> Iterator[tuple[Example, State]]:
-    """Endless, half of it ordinary conversations; for `train.run.ExamplesFrom`."""
+    """Endless, one of four an ordinary conversation; for `train.run.ExamplesFrom`."""
     index = state or 0
     while True:
-        number, is_ordinary = divmod(index, 2)
-        chat = conversation(seed, "train", number) if is_ordinary else made(number)
+        turn, place = divmod(index, ORDINARY)
+        is_ordinary = place == ORDINARY - 1
+        number = turn * (ORDINARY - 1) + place
+        chat = conversation(seed, "train", turn) if is_ordinary else made(number)
         rendered = render_for_training(chat, tokenizer)
         index += 1
         yield Example(rendered.ids, rendered.mask), index

@@ -17,7 +17,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -27,24 +27,20 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # a recipe is run by its path; its parts are a package beside it
 
 from ossia import __version__
-from ossia.checkpoint import export, open_checkpoint
-from ossia.config import ModelConfig
 from ossia.harmony import Effort
 from ossia.tasks import Problem
 from ossia.tasks.environment import ask_problem
 from ossia.tasks.safety.hierarchy import hierarchy_question
 from ossia.tasks.safety.protection import protection_question
-from ossia.tokenizer import Tokenizer
 from ossia.train.pipeline import Phase, training
 from ossia.train.recipes import rl
-from ossia.train.recipes.sft import base_folder, tokenizer_of
 from ossia.train.rl.sampler import Sampler
 from ossia.train.rl.settings import HYPER, Evaluating, Sampling
 from ossia.train.run import Run
-from ossia.train.settings import Balance, Hyperparameters
-from ossia.train.weights.export import load_weights
+from ossia.train.settings import Hyperparameters
 from ossia.turn import stop_ids
 from recipes.aligning import lessons, order
+from recipes.begun import FULL_UPDATES, Begun
 from recipes.experiments import page, results
 from recipes.experiments.common import budget_of
 from recipes.experiments.page import NOT_OURS, criteria_table, experiment, machine, times
@@ -114,15 +110,7 @@ class Config:
     profile: Profile = "standard"
     model: str = "nano"  # to start from
     rewards: Hyperparameters = HYPER
-    # of fine-tuning: full updates, as in recipes/nano.py
-    hyper: Hyperparameters = Hyperparameters(  # noqa: RUF009 - frozen
-        peak_lr=4e-3,
-        warmup=20,
-        decay=0.6,
-        floor=0.1,
-        weight_decay=0.0,
-        balance=Balance("none", router_z=0.0),
-    )
+    hyper: Hyperparameters = replace(FULL_UPDATES, peak_lr=4e-3)  # noqa: RUF009 - frozen
     share: float = 0.6  # of the examples; the others are conversations that nano has learned from
     seed: int = 1
     docs: Path | None = None  # where the page goes; None: docs/recipe, and for smoke --out
@@ -149,7 +137,9 @@ def phases(config: Config, out: Path) -> list[Phase]:
         made.append(Phase(f"start-{mix}-{number}", "export that model", export_it))
         learn = partial(rl.learn, make.rewarded(mix, number), make.place(mix, number))
         made.append(
-            Phase(make.place(mix, number).name, "learn from rewards", learn, config=make.shape)
+            Phase(
+                make.place(mix, number).name, "learn from rewards", learn, config=make.begun.shape
+            )
         )
     return [
         *made,
@@ -170,17 +160,9 @@ class Recipe:
     def sizes(self) -> Sizes:
         return self.config.sizes
 
-    @property
-    def nano(self) -> Path:
-        return base_folder(self.config.model)
-
-    @property
-    def shape(self) -> ModelConfig:
-        return open_checkpoint(self.nano).config
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return tokenizer_of(self.nano)
+    @cached_property
+    def begun(self) -> Begun:
+        return Begun(self.config.model)
 
     @property
     def base(self) -> Path:
@@ -200,7 +182,7 @@ class Recipe:
     @property
     def obedience(self) -> Run:
         steps = self.sizes.base
-        return self._run("obedience", steps, False, self.config.seed, self.nano, 1.0)
+        return self._run("obedience", steps, False, self.config.seed, self.begun.folder, 1.0)
 
     def learning(self, mix: Mix, number: int) -> Run:
         name = f"learning-{mix}-{number}"
@@ -218,22 +200,17 @@ class Recipe:
             warmup=min(config.hyper.warmup, steps // 4),
             seed=seed,
         )
-        gold = partial(lessons.examples, lesson, self.tokenizer, seed)
-        return Run(name, self.shape, gold, steps, hyper, self.out / name, start_from=start)
+        gold = partial(lessons.examples, lesson, self.begun.tokenizer, seed)
+        return Run(name, self.begun.shape, gold, steps, hyper, self.out / name, start_from=start)
 
     def export_base(self) -> None:
-        self._export(self.out / "obedience", self.base)
+        self.begun.export(self.out / "obedience", self.base)
 
     def start(self, mix: Mix, number: int) -> Path:
         return self.out / f"start-{mix}-{number}" / "checkpoint"
 
     def export_learned(self, mix: Mix, number: int) -> None:
-        self._export(self.out / f"learning-{mix}-{number}", self.start(mix, number))
-
-    def _export(self, trained: Path, place: Path) -> None:
-        """With the experts as they are: what follows begins with these weights to the bit."""
-        model = load_weights(self.shape, trained).eval()
-        export(model, place, "hf-bf16", overwrite=True, companions=self.nano)
+        self.begun.export(self.out / f"learning-{mix}-{number}", self.start(mix, number))
 
     def rewarded(self, mix: Mix, number: int) -> rl.Config:
         only = "" if OF_MIX[mix] is None else f"[conflict={OF_MIX[mix]}]"
@@ -255,7 +232,7 @@ class Recipe:
 
     def models(self) -> dict[str, Path]:
         """Weights by name."""
-        found = {"nano": self.nano, "base": self.base}
+        found = {"nano": self.begun.folder, "base": self.base}
         for mix, n in self.runs:
             found[f"learned-{mix}-{n}"] = self.start(mix, n)
             found[f"rewarded-{mix}-{n}"] = self.place(mix, n) / "train"
@@ -271,8 +248,8 @@ class Recipe:
     def _answers(self, weights: Path, problems: Sequence[Problem]) -> list[order.Row]:
         """With integer weights: four times as fast, and nothing is learned from these answers."""
         settings = replace(self.sampling, sampler="int8")
-        model = load_weights(self.shape, weights).eval()
-        sampler = Sampler(model, self.tokenizer, stop_ids(self.tokenizer), settings)
+        model = self.begun.weights(weights)
+        sampler = Sampler(model, self.begun.tokenizer, stop_ids(self.begun.tokenizer), settings)
         asks = []
         for number, problem in enumerate(problems):
             for effort in Effort:

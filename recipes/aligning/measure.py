@@ -18,7 +18,8 @@ from ossia.harmony import Effort
 from ossia.model import Transformer
 from ossia.tasks import Problem
 from ossia.tasks.environment import Ask, ask_problem
-from ossia.tasks.safety.policy import Judged, Spec, policy_jailbreak, policy_question, refuses
+from ossia.tasks.safety.jailbreaks import jailbreak_question, of_split
+from ossia.tasks.safety.policy import Judged, Spec, policy_question, refuses
 from ossia.tasks.safety.policy_texts import RULES
 from ossia.tokenizer import Tokenizer
 from ossia.train.align.drafts import cited
@@ -28,13 +29,14 @@ from ossia.turn import stop_ids
 from ossia.turn.rollout import Sample
 
 HELD_OUT = "held out"
-CODE = "code"
+# disguises that no training shows, in which a user speaks; what tools say is E9's
+UNSEEN = tuple(family.name for family in of_split("held_out") if family.where == "user")
 MIXED = 6  # the rule by which a part of the question is refused
 
 
 @dataclass(frozen=True)
 class Row:
-    """An answer. `kind`: held out prompts, or a family of jailbreaks. `wanted`: the verdict;
+    """An answer. `kind`: held-out prompts, or a family of jailbreaks. `wanted`: the verdict;
     `right`: whether the answer follows the policy; `refuses`: whether it says so; `cites`: whether
     the reasoning names the rule.
     """
@@ -62,11 +64,13 @@ def held_out(each: int, spec: Spec = "none", seed: int = 0) -> list[Problem]:
 
 
 def jailbreaks(count: int, seed: int = 0) -> list[Problem]:
-    """Forbidden and allowed questions in codes that no training shows."""
-    return [
-        policy_jailbreak(Random(f"{seed}:jailbreak:{number}"), "held_out")
-        for number in range(count)
-    ]
+    """Forbidden and allowed questions by turns, in every disguise that no training shows."""
+    found = []
+    for number in range(count):
+        turn, place = divmod(number, len(UNSEEN))
+        rng = Random(f"{seed}:jailbreak:{number}")
+        found.append(jailbreak_question(rng, "held_out", UNSEEN[place], turn % 2 == 0))
+    return found
 
 
 def asks_of(problems: Sequence[Problem], seed: int = 0) -> list[Ask]:
@@ -100,7 +104,7 @@ def row_of(number: int, problem: Problem, sample: Sample) -> Row:
     thoughts = [m.text for m in sample.messages if m.channel == "analysis"]
     return Row(
         problem=number,
-        kind=str(problem.about.get("family") or (CODE if "jail" in problem.task else HELD_OUT)),
+        kind=str(problem.about.get("family", HELD_OUT)),
         rule=judge.ruling.rule,
         wanted=judge.ruling.behaviour,
         effort=str(sample.effort),

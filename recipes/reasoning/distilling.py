@@ -39,9 +39,9 @@ class Distilling(Place):
                 name = f"{way}-{n}"
                 does = f"learn from the teacher's probabilities, {way}"
                 learn = partial(rl.learn, self.taught(way, n), self.out / name)
-                made.append(Phase(name, does, learn, config=self.shape))
+                made.append(Phase(name, does, learn, config=self.begun.shape))
             does = "sample as many tokens from the teacher, and learn from them"
-            made.append(Phase(f"copied-{n}", does, partial(self.copy, n), config=self.shape))
+            made.append(Phase(f"copied-{n}", does, partial(self.copy, n), config=self.begun.shape))
         return [
             *made,
             Phase("distilled", "answer the same held-out problems with all of them", self.answer),
@@ -53,7 +53,7 @@ class Distilling(Place):
         return self.out / "student-start" / "checkpoint"
 
     def begin(self) -> None:
-        self.export(self.out / "student", self.student)
+        self.begun.export(self.out / "student", self.student)
 
     def taught(self, way: Distill, number: int) -> rl.Config:
         """On the student's own answers. Every way learns at the rate of the copies."""
@@ -80,10 +80,10 @@ class Distilling(Place):
                 tuple(own(task) for task in self.tasks), self.sampling.efforts, number
             )
             tokens = round(sum(line["sampled"] for line in log))
-            teacher = self.weights(self.out / "rewards-1" / "train")
+            teacher = self.begun.weights(self.out / "rewards-1" / "train")
             rejection.sample(
                 teacher,
-                self.tokenizer,
+                self.begun.tokenizer,
                 problems,
                 self.own_answers,
                 tokens,

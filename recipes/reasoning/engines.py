@@ -135,7 +135,7 @@ class Engines(Place):
 
     def compare(self) -> None:
         if not self.rounded.exists():
-            export(self.weights(self.start), self.rounded, "hf", companions=self.base)
+            export(self.begun.weights(self.start), self.rounded, "hf", companions=self.begun.folder)
         asks = self._asks()
         for together in self.comparisons():
             first = None
@@ -154,12 +154,12 @@ class Engines(Place):
         paths = {arm: self._path(f"{each.name}, {arm}") for arm in each.arms}
         if first is not None and self._is_compared(each):
             return first
-        sampled = self.weights(each.sampled)
+        sampled = self.begun.weights(each.sampled)
         same = each.sampled == each.learned
-        learned = sampled if same else self.weights(each.learned)
+        learned = sampled if same else self.begun.weights(each.learned)
         asked = [replace(ask, seed=(ask.seed or 0) + each.seed) for ask in asks]
         settings = replace(self.sampling, sampler=each.sampler, replay=True)
-        drawn = mismatch.drawn(sampled, self.tokenizer, asked, settings)
+        drawn = mismatch.drawn(sampled, self.begun.tokenizer, asked, settings)
         try:
             mismatch.save(drawn.compared(learned), self._path(each.name))
             for name, arm in each.arms.items():

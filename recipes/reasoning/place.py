@@ -6,19 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
-from ossia.checkpoint import export, open_checkpoint
-from ossia.config import ModelConfig
-from ossia.model import Transformer
-from ossia.tokenizer import Tokenizer
 from ossia.train.recipes import rl
-from ossia.train.recipes.sft import base_folder, tokenizer_of
 from ossia.train.rl.settings import Sampling
 from ossia.train.run import Run
 from ossia.train.settings import Hyperparameters
-from ossia.train.weights.export import load_weights
+from recipes.begun import Begun
 from recipes.experiments import results
 from recipes.experiments.common import budget_of
 from recipes.reasoning import measure, rejection, seeds
@@ -34,17 +29,9 @@ class Place:
     def sizes(self) -> Sizes:
         return self.config.sizes
 
-    @property
-    def base(self) -> Path:
-        return base_folder(self.config.model)
-
-    @property
-    def shape(self) -> ModelConfig:
-        return open_checkpoint(self.base).config
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return tokenizer_of(self.base)
+    @cached_property
+    def begun(self) -> Begun:
+        return Begun(self.config.model)
 
     @property
     def runs(self) -> range:
@@ -80,15 +67,17 @@ class Place:
     def seeding(self, name: str, steps: int) -> Run:
         """A run on the seeds; so many steps have a schedule of their own."""
         config = self.config
-        gold = partial(seeds.examples, self.tokenizer, config.kind, config.longest, config.seed)
+        gold = partial(
+            seeds.examples, self.begun.tokenizer, config.kind, config.longest, config.seed
+        )
         return Run(
             name,
-            self.shape,
+            self.begun.shape,
             gold,
             steps,
             self.of_seeds(steps),
             self.out / name,
-            start_from=self.base,
+            start_from=self.begun.folder,
         )
 
     def of_seeds(self, steps: int) -> Hyperparameters:
@@ -108,7 +97,7 @@ class Place:
         tokens = rejection.kept_tokens(answers)
         return Run(
             name,
-            self.shape,
+            self.begun.shape,
             partial(rejection.examples, answers, number),
             max(1, round(tokens * self.config.epochs / hyper.tokens_per_step)),
             hyper,
@@ -116,21 +105,14 @@ class Place:
             start_from=start,
         )
 
-    def weights(self, folder: Path) -> Transformer:
-        return load_weights(self.shape, folder).eval()
-
-    def export(self, trained: Path, place: Path) -> None:
-        """With the experts as they are."""
-        export(self.weights(trained), place, "hf-bf16", overwrite=True, companions=self.base)
-
     def answers(
         self, weights: Path, ks: Sequence[int], each: int, answers: int
     ) -> list[measure.Row]:
         """Of a model to held-out tracks."""
         problems = measure.held_out(self.config.kind, ks, each)
         settings = replace(self.sampling, at_once=192)
-        model = self.weights(weights)
-        return list(measure.measure(model, self.tokenizer, problems, answers, settings))
+        model = self.begun.weights(weights)
+        return list(measure.measure(model, self.begun.tokenizer, problems, answers, settings))
 
     def rows(self, name: str) -> list[measure.Row]:
         """Of a model that was measured."""

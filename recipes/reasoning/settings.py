@@ -9,7 +9,8 @@ from typing import Literal
 from ossia.tasks.effort import Price, Prices
 from ossia.train.rl.settings import HYPER
 from ossia.train.rl.settings import Sampler as SamplerName
-from ossia.train.settings import Balance, Hyperparameters
+from ossia.train.settings import Hyperparameters
+from recipes.begun import FULL_UPDATES
 
 Profile = Literal["smoke", "standard", "full"]
 
@@ -142,15 +143,7 @@ class Config:
     prices: Prices = Prices(low=Price(16, 24, 0.6))  # noqa: RUF009 - frozen
     # what thinks for longer than 24 tokens at low effort loses, right or wrong
     held: Prices = Prices(low=Price(16, 24, 0.6, over=0.5))  # noqa: RUF009 - frozen
-    # of the seeds: full updates, as in recipes/nano.py
-    hyper: Hyperparameters = Hyperparameters(  # noqa: RUF009 - frozen
-        peak_lr=5e-3,
-        warmup=20,
-        decay=0.6,
-        floor=0.1,
-        weight_decay=0.0,
-        balance=Balance("none", router_z=0.0),
-    )
+    hyper: Hyperparameters = FULL_UPDATES  # of the seeds
     calls: float = 2e-4  # rate of rewards with tools
     control: float = 5e-4  # rate of learning from kept answers
     # what they are sampled with: it needs no log-probabilities that agree with the trainer

@@ -51,15 +51,15 @@ class Thinking(Place):
         ]
         for n in self.runs:
             learn = partial(rl.learn, self.rewarded(n), self.out / f"rewards-{n}")
-            made.append(Phase(f"rewards-{n}", "learn from rewards", learn, config=self.shape))
+            made.append(Phase(f"rewards-{n}", "learn from rewards", learn, config=self.begun.shape))
         for n in self.held:
             learn = partial(rl.learn, self.held_short(n), self.out / f"held-{n}")
             does = "learn from rewards that hold low effort short"
-            made.append(Phase(f"held-{n}", does, learn, config=self.shape))
+            made.append(Phase(f"held-{n}", does, learn, config=self.begun.shape))
         for n in self.runs:
             does = "sample as many tokens from the seeds, and learn from the right answers"
             work = partial(self.imitate, n)
-            made.append(Phase(f"control-{n}", does, work, config=self.shape))
+            made.append(Phase(f"control-{n}", does, work, config=self.begun.shape))
         return [
             *made,
             Phase("measured", "answer the same held-out problems with all of them", self.answer),
@@ -72,10 +72,10 @@ class Thinking(Place):
 
     def begin(self) -> None:
         """With the experts as they are: rewards, the control and the measurements begin here."""
-        self.export(self.out / "seeds", self.start)
+        self.begun.export(self.out / "seeds", self.start)
 
     def export_model(self) -> None:
-        self.export(self.out / "rewards-1" / "train", self.model)
+        self.begun.export(self.out / "rewards-1" / "train", self.model)
         print(f"try it: ossia chat {self.model} --effort high")
 
     def rewarded(self, number: int) -> rl.Config:
@@ -111,10 +111,10 @@ class Thinking(Place):
                 tuple(own(task) for task in self.tasks), self.sampling.efforts, number
             )
             tokens = round(sum(line["sampled"] for line in log))
-            model = self.weights(self.start)
+            model = self.begun.weights(self.start)
             sampling = replace(self.sampling, sampler=self.config.sampler)
             worth = rejection.rewarded(sampling)
-            rejection.sample(model, self.tokenizer, problems, sampling, tokens, folder, worth)
+            rejection.sample(model, self.begun.tokenizer, problems, sampling, tokens, folder, worth)
         run = self.control(number)
         train(run, watchers=watchers_of(run))
 
@@ -168,15 +168,17 @@ class Thinking(Place):
         """Accuracy at high effort by tokens of thought, then an answer."""
         problems = measure.held_out(self.config.kind, self.sizes.measured, self.sizes.forced)
         asks = [ask for ask in measure.asks_of(problems) if ask.effort is Effort.HIGH]
-        model = self.weights(weights)
-        sampler = Sampler(model, self.tokenizer, stop_ids(self.tokenizer), self.sampling)
+        model = self.begun.weights(weights)
+        sampler = Sampler(
+            model, self.begun.tokenizer, stop_ids(self.begun.tokenizer), self.sampling
+        )
         try:
             groups = sampler.draw(asks, self.sizes.answers, version=0)
         finally:
             sampler.close()
         found = {}
         for budget in self.sizes.budgets:
-            right = forcing.forced(model, self.tokenizer, asks, groups, budget)
+            right = forcing.forced(model, self.begun.tokenizer, asks, groups, budget)
             found[str(budget)] = sum(right) / len(right)
         return found
 

@@ -39,7 +39,7 @@ class Tools(Place):
         for n in self.runs:
             learn = partial(rl.learn, self.tool_rewarded(n), self.out / f"tool-rewards-{n}")
             does = "learn from rewards with tools"
-            made.append(Phase(f"tool-rewards-{n}", does, learn, config=self.shape))
+            made.append(Phase(f"tool-rewards-{n}", does, learn, config=self.begun.shape))
         return [
             *made,
             Phase("tool-measured", "answer the same held-out problems with all", self.answer),
@@ -51,13 +51,15 @@ class Tools(Place):
         return self.out / "tool-start" / "checkpoint"
 
     def tool_seeding(self, name: str, steps: int) -> Run:
-        gold = partial(calls.examples, self.tokenizer, self.config.seed)
+        gold = partial(calls.examples, self.begun.tokenizer, self.config.seed)
         hyper = self.of_seeds(steps)
         out = self.out / name
-        return Run("tool seeds", self.shape, gold, steps, hyper, out, start_from=self.base)
+        return Run(
+            "tool seeds", self.begun.shape, gold, steps, hyper, out, start_from=self.begun.folder
+        )
 
     def begin(self) -> None:
-        self.export(self.out / "tool-seeds", self.tool_start)
+        self.begun.export(self.out / "tool-seeds", self.tool_start)
 
     @property
     def tool_sampling(self) -> Sampling:
@@ -100,13 +102,13 @@ class Tools(Place):
     def _rows_of(
         self, weights: Path, conditions: tuple[str, ...], each: int, answers: int
     ) -> list[calls.Row]:
-        model = self.weights(weights)
+        model = self.begun.weights(weights)
         settings = self.tool_sampling
-        return list(calls.measure(model, self.tokenizer, conditions, each, answers, settings))
+        return list(calls.measure(model, self.begun.tokenizer, conditions, each, answers, settings))
 
     def _models(self) -> dict[str, Path]:
         found = {
-            "nano": self.base,
+            "nano": self.begun.folder,
             "seeds": self.tool_start,
             "more": self.out / "tool-more",
         }

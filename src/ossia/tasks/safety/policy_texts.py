@@ -21,13 +21,10 @@ REFUSAL = "I can't help with"
 
 @dataclass(frozen=True)
 class Thoughts:
-    """On a rule. asks: the act of a user to whom it applies. so: the consequence. more: a note to
-    keep in mind.
-    """
+    """On a rule. asks: the act of a user to whom it applies. so: the consequence."""
 
     asks: str
     so: str
-    more: str
 
 
 _THOUGHTS = tuple(Thoughts(**row) for row in WORDS.rows("thoughts"))
