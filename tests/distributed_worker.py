@@ -301,7 +301,15 @@ def rewards(task: dict[str, Any], out: Path) -> None:
     learned(config_of(Path(task["model"]), *task["settings"]), out, task.get("stop_after"))
 
 
+def answers(task: dict[str, Any], out: Path) -> None:
+    """What an engine over a model in several parts answers."""
+    from spread_answers import answered
+
+    answered(task, out)
+
+
 DO = {
+    "answers": answers,
     "rewards": rewards,
     "run": do_run,
     "again": again,

@@ -8,11 +8,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch.distributed as dist
 from amounts import thorough
+from shared_folders import made_once
+from spread_answers import VOCABULARY
+from tiny_model import tiny_config, tiny_tokenizer
+
+from ossia import checkpoint
+from ossia.checkpoint.names import Layout
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 Task = dict[str, Any]
@@ -41,6 +49,10 @@ RESHARDED: Task = {
 NORMALIZERS = {"fsdp": ("tokens", "samples", "constant"), "ep": ("samples",), "tp": ("samples",)}
 OBJECTIVE: Task = {"do": "objective", "hyper": {"balance": {"mode": "none", "router_z": 0.0}}}
 CONTINUED: Task = {"parallel": {"tp": 2}, "steps": 3}
+SPREAD: dict[str, Task] = {
+    "experts in two": {"parts": "ep=2"},
+    "heads in two": {"parts": "tp=2"},
+}
 DIVERGED: Task = {
     "parallel": {"ep": 2},
     "steps": 8,
@@ -86,6 +98,15 @@ def launch(folder: Path, processes: int, tasks: list[Task], timeout: float = 600
     return codes
 
 
+def write_spread_model(folder: Path, layout: Layout = "hf", **changes: Any) -> Path:
+    """A small model that two or four processes can share, with random weights."""
+    tiny = tiny_config(tiny_tokenizer())
+    sizes = {"intermediate_size": 128, "vocab_size": VOCABULARY} | changes
+    config = replace(tiny, **sizes)
+    checkpoint.write_random(config, folder / "spread model", seed=3, layout=layout)
+    return folder / "spread model"
+
+
 def do_all(folder: Path) -> None:
     """A folder in it for each task that two processes have done."""
     tasks = [task | {"out": str(folder / name)} for name, task in BASIC.items()]
@@ -96,10 +117,20 @@ def do_all(folder: Path) -> None:
     tasks += [{"do": "muon", "parallel": {"ep": 2}, "out": str(folder / "muon ep")}]
     tasks += [{"do": "dispatch", "out": str(folder / "dispatch")}]
     tasks += [{"do": "balance", "out": str(folder / "balance")}]
+    model = write_spread_model(folder)
+    for name, parts in SPREAD.items():
+        how = {"do": "answers", "model": str(model), "short": True}
+        tasks += [how | parts | {"out": str(folder / name)}]
     for name, normalizers in NORMALIZERS.items():
         how = {"parallel": {name: 2}, "normalizers": normalizers}
         tasks += [OBJECTIVE | how | {"out": str(folder / f"objective {name}")}]
     launch(folder, 2, tasks)
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each task that two processes have done."""
+    return made_once(tmp_path_factory, "two", do_all)
 
 
 def cut_in_other_ways(folder: Path) -> None:

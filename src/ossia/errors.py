@@ -19,6 +19,7 @@
     ├── ModelNotFoundError      a name that is not a preset, a path or a model we can download now
     ├── JudgeError              a model that is no judge, or a damaged file of verdicts
     ├── DataError               training data that is damaged, missing or of another vocabulary
+    ├── ProcessLost             one of several processes that compute together has ended
     └── TrainingError           a run that cannot go on: bad resume state, loss that is not a number
 
 Knows nothing of the rest of the package. Messages say what was expected, what was found and what to
@@ -158,6 +159,10 @@ class DataError(OssiaError):
     """Training data, or a filter of it, that is damaged, missing, of another vocabulary or of no
     use.
     """
+
+
+class ProcessLost(OssiaError):
+    """One of the processes that a model is spread over has ended, so the others cannot go on."""
 
 
 class TrainingError(OssiaError):

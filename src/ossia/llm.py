@@ -50,6 +50,7 @@ from ossia.harmony.grammar.bodies import BodyFormat
 from ossia.harmony.messages import FUNCTIONS, EffortName
 from ossia.model import Transformer
 from ossia.model.native import Precision
+from ossia.parts import Parts, read_parts
 from ossia.serving import Options, Serving, prepare
 from ossia.tokenizer import Tokenizer
 from ossia.tools import (
@@ -81,6 +82,7 @@ def load(
     progress: Progress = lambda done, total: None,
     adapter: str | os.PathLike[str] | None = None,
     experts: checkpoint.ExpertsAs = "stored",
+    parallel: str | Parts | None = None,
 ) -> LLM:
     """Load a model: "nano" (part of the package), a folder, a GGUF file, "gpt-oss-20b", or a
     Hugging Face id, with `:file` or `:Q4_K_M` after it for a GGUF.
@@ -91,7 +93,10 @@ def load(
     bytes keys and values may take (None: by what the machine has). `progress` hears of what has to
     be copied. `adapter` is a folder (or hub id) of low-rank changes, of a run or of peft, that are
     added to the model; `experts` "mxfp4" rounds experts that are stored otherwise, or changed, to
-    MXFP4, which the compiled kernels need. Raises `ModelNotFoundError`, `CheckpointError`,
+    MXFP4, which the compiled kernels need. `parallel`, such as "ep=2,tp=2", spreads the model over
+    the processes that torchrun has started: ep parts of the experts, tp parts of the heads. Only
+    the first process comes back from here; the others compute their part for it until it ends, and
+    leave the program then (`SystemExit`). Raises `ModelNotFoundError`, `CheckpointError`,
     `ConfigError`, `TokenizerError` or `RequestError`, which say what is wrong and what to do.
     """
     folder = hub.find(name)
@@ -102,8 +107,22 @@ def load(
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelNotFoundError("device 'cuda': torch sees no CUDA device; use device='cpu'")
     changes = None if adapter is None else hub.find(adapter)
-    model = checkpoint.load(folder, dtype, device, progress, adapter=changes, experts=experts)
+    spread = None
+    if parallel is not None:
+        from ossia.model.processes import join
+
+        parts = read_parts(parallel) if isinstance(parallel, str) else parallel
+        spread = join(parts, device.type)
+        if device.type == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device())
+    model = checkpoint.load(
+        folder, dtype, device, progress, adapter=changes, experts=experts, spread=spread
+    )
     serving = prepare(model, options or Options(), progress)
+    if spread is not None:
+        from ossia.engine import beside
+
+        beside.begin(model)
     return LLM(
         model,
         checkpoint.find_tokenizer(folder, model.config),
@@ -258,7 +277,7 @@ class LLM:
                 f"chunks {list(chunks)} must be positive and add up to {len(ids)} tokens"
             )
         out = np.empty((len(picked), self.config.vocab_size), dtype=np.float32)
-        if chunks is None and self.model.compiled:
+        if chunks is None and (self.model.compiled or self.model.spread is not None):
             chunks = [min(CHUNK, len(ids) - n) for n in range(0, len(ids), CHUNK)]
         with torch.inference_mode():
             if chunks is None:

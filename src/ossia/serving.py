@@ -134,6 +134,8 @@ def _leave_file(module: nn.Module) -> None:
 def _why_not(model: Transformer) -> str | None:
     if model.device.type != "cpu":
         return f"device {model.device.type}"
+    if model.spread is not None:
+        return "being spread over several processes"
     if model.compute_dtype != torch.bfloat16:
         return "dtype float32"
     experts = [module.experts for module in model.modules() if isinstance(module, Moe)]

@@ -18,6 +18,7 @@ from torch import Tensor
 from ossia import checkpoint
 from ossia.config import ModelConfig
 from ossia.engine import Engine, SamplingParams
+from ossia.engine.forward import forward_of
 from ossia.engine.graphs import MOST_ROWS, Compute, DecodeGraphs, captured, rounded
 from ossia.engine.kv import DeviceCache
 from ossia.engine.pages import PageTables
@@ -129,14 +130,10 @@ def test_a_deeper_model_with_many_requests(tmp_path: Path, device: torch.device)
     check_against_reference(made(tmp_path, config), device, prompts, tokens=6, at_once=32)
 
 
-def replayed(compute: Compute) -> tuple[Tensor, Callable[[], None]]:
+def replayed(compute: Compute, pool: object) -> Callable[[], object]:
     """As `captured` of graphs.py, without a device: computes again, into the same memory."""
-    result = compute()
-
-    def replay() -> None:
-        result.copy_(compute())
-
-    return result, replay
+    compute()
+    return compute
 
 
 def seen(
@@ -157,13 +154,15 @@ def seen(
         cache = engine._runner.cache
         assert isinstance(cache, DeviceCache)
         how = captured if device.type == "cuda" else replayed
-        engine._runner.graphs = DecodeGraphs(model, cache, how)
+        engine._runner.graphs = DecodeGraphs(model, cache, len(prompts) + 1, how)
     greedy = SamplingParams(temperature=0, max_tokens=4)
     requests = [engine.submit(prompt, greedy) for prompt in prompts]
     drained(engine)
     if graphs:
         assert engine._runner.graphs is not None
-        assert engine._runner.graphs.graphs
+        captured_rows = [rows for rows, *_ in engine._runner.graphs.graphs]
+        assert len(captured_rows) > 1
+        assert captured_rows[0] == max(captured_rows)  # its memory serves the smaller ones
     return [engine.seen[request] for request in requests]
 
 
@@ -208,17 +207,25 @@ def test_bfloat16_on_a_device_is_near_the_reference(tmp_path: Path, device: torc
 
 def test_graphs_are_for_steps_that_only_decode() -> None:
     model = Transformer(tiny_config(tiny_tokenizer()))
-    tables = PageTables({None: 4, 8: 4})
+    tables = PageTables({None: 300, 8: 300})
     cache = DeviceCache(model.config, tables, torch.float32, torch.device("cpu"))
-    graphs = DecodeGraphs(model, cache, replayed)
+    graphs = DecodeGraphs(model, cache, 500, replayed)
 
-    def work(prompt: int, count: int) -> Work:
-        return Work(Request(0, (1,) * prompt, SamplingParams(), limit=9), count)
+    def serves(*works: tuple[int, int]) -> bool:
+        """Of requests by length of the prompt and of the chunk."""
+        scheduled = []
+        for owner, (prompt, count) in enumerate(works):
+            request = Request(owner, (1,) * prompt, SamplingParams(), limit=9)
+            scheduled.append(Work(request, count))
+            if owner not in tables.owners:
+                tables.grow(owner, 0, 1)
+        return graphs.serve(forward_of(tables, scheduled))
 
-    assert graphs.serve([work(1, 1)])
-    assert not graphs.serve([work(1, 1), work(5, 3)])  # a chunk of a prompt
-    assert not graphs.serve([work(2, 1)])  # nothing is sampled
-    assert not graphs.serve([work(1, 1)] * (MOST_ROWS + 1))
+    assert serves((1, 1))
+    assert not serves((1, 1), (5, 3))  # a chunk of a prompt
+    assert not serves((2, 1))  # nothing is sampled
+    assert serves(*[(1, 1)] * MOST_ROWS)
+    assert not serves(*[(1, 1)] * (MOST_ROWS + 1))
     assert [rounded(n) for n in (0, 1, 2, 3, 200)] == [1, 1, 2, 4, 256]
 
 

@@ -14,12 +14,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
 from ossia.checkpoint.adapter import Change, is_adapter, read_adapter
-from ossia.checkpoint.fitted import Tally, fit
+from ossia.checkpoint.fitted import Fitted, Tally, fit
 from ossia.checkpoint.gguf import read as gguf_read
 from ossia.checkpoint.mapped import INDEX, Source, inside, name_files, read_json
 from ossia.checkpoint.names import (
@@ -40,6 +40,9 @@ from ossia.config import ModelConfig
 from ossia.errors import CheckpointError, ConfigError
 from ossia.model import Transformer
 from ossia.model.moe import ChangedExperts
+
+if TYPE_CHECKING:
+    from ossia.model.processes import Spread
 
 CONFIG = "config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -111,6 +114,7 @@ def load(
     *,
     adapter: str | os.PathLike[str] | None = None,
     experts: ExpertsAs = "stored",
+    spread: Spread | None = None,
 ) -> Transformer:
     """The model in a directory or GGUF file, ready for inference: mapped on the CPU, or copied to
     `device`.
@@ -121,8 +125,9 @@ def load(
     others trainable ones (though no parameter asks for a gradient yet). With `experts` "mxfp4" all
     are packed: those in floating types are rounded, and `rounding` of the model says what that
     cost. `adapter` is a folder of low-rank changes (`adapter.py`): dense matrices take them up, so
-    do experts that are not packed, or are rounded; packed ones have them beside. Raises as
-    `open_checkpoint` and `read_adapter`.
+    do experts that are not packed, or are rounded; packed ones have them beside. `spread`: the part
+    of the model that this process has is loaded; of safetensors, no other part is read. Raises as
+    `open_checkpoint` and `read_adapter`, and `ConfigError` for what cannot be spread.
     """
     for value, allowed in ((dtype, COMPUTE_DTYPES), (experts, get_args(ExpertsAs))):
         if value not in allowed:
@@ -139,6 +144,8 @@ def load(
     is_packed = checkpoint.packed or tally is not None
     with torch.device("meta"):
         model = Transformer(checkpoint.config, experts="packed" if is_packed else "trainable")
+    if spread is not None:
+        _spread(model, fitted, spread, is_packed)
     model.load_state_dict(fitted.tensors, strict=True, assign=True)
     for stem, change in fitted.beside.items():
         home, _, leaf = stem.rpartition(".")
@@ -149,6 +156,22 @@ def load(
     model.compute_dtype = COMPUTE_DTYPES[dtype]
     model.kv_kind = "bf16" if dtype == "bfloat16" else "float32"
     return model.requires_grad_(False).eval().to(device)
+
+
+def _spread(model: Transformer, fitted: Fitted, spread: Spread, is_packed: bool) -> None:
+    """`model`, without memory, and its tensors become those of one process."""
+    from ossia.model import spread as spreading  # imports much of torch
+
+    spreading.check_parts(model.config, spread.parts, is_packed)
+    if fitted.beside:
+        raise ConfigError(
+            "an adapter's changes of experts in MXFP4 cannot be spread over processes: "
+            "--experts mxfp4 rounds them in, or write a model with them: ossia train merge "
+            "model=BASE adapter=ADAPTER --out DIR"
+        )
+    spreading.apply(model, spread)
+    for name, whole in fitted.tensors.items():
+        fitted.tensors[name] = spreading.part_of(name, whole, model.config, spread)
 
 
 def _weights_directory(path: Path) -> Path:

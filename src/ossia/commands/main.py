@@ -15,8 +15,8 @@ from functools import partial
 from importlib import import_module
 
 from ossia import __version__
-from ossia.commands.options import Command, Group, Parser, parsed
-from ossia.errors import OssiaError
+from ossia.commands.options import Command, Computing, Group, Parser, parsed
+from ossia.errors import OssiaError, ProcessLost
 
 EPILOG = """\
 to begin with:
@@ -39,7 +39,7 @@ environment:
 
 exit codes:
   0    done
-  1    the machine failed: disk, memory
+  1    the machine failed: disk, memory, one of several processes
   2    what was given cannot be used: arguments, a model, a file, a prompt that does not fit
   130  stopped by Ctrl-C
   141  whoever read the output went away
@@ -92,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command, options = found
     try:
+        computing = getattr(options, "computing", None)
+        if isinstance(computing, Computing) and computing.is_beside:
+            computing.load_model(options.model)  # leaves by SystemExit
         command.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -100,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())  # or Python complains at exit
         return 141
+    except ProcessLost as error:
+        return _fail(1, str(error))
     except OssiaError as error:
         return _fail(2, str(error))
     except OSError as error:

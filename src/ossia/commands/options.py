@@ -16,6 +16,7 @@ import torch, and knows nothing of what a command does.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,8 @@ from typing import (
 )
 
 from ossia.commands.display import did_you_mean
+from ossia.errors import ConfigError, RequestError
+from ossia.parts import Parts, read_parts
 
 if TYPE_CHECKING:
     from ossia.llm import LLM
@@ -312,6 +315,13 @@ def day(text: str) -> str | None:
     return found.isoformat()
 
 
+def parts(text: str) -> Parts:
+    try:
+        return read_parts(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 Positive = Annotated[int, positive]
 PositiveNumber = Annotated[float, positive_number]
 Size = Annotated[int, byte_count]
@@ -319,6 +329,7 @@ Port = Annotated[int, port]
 Seconds = Annotated[float, seconds]
 TokenIds = Annotated[tuple[int, ...], token_ids]
 Day = Annotated[str | None, day]
+SomeParts = Annotated[Parts, parts]
 
 # ---- groups --------------------------------------------------------------------------------------
 
@@ -373,9 +384,30 @@ class Computing:
         shown="half of what the weights leave free",
     )
 
+    parallel: SomeParts | None = option(
+        None,
+        "spread the model over the processes that torchrun starts: ep parts of the experts, tp "
+        "parts of the heads; such as ep=2 or ep=2,tp=2",
+        "ep=N,tp=N",
+    )
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether this process is one of several, and not the first: it loads its part of the model
+        and computes, and does nothing else of a command. Raises `RequestError` if there are several
+        and no parts.
+        """
+        processes = os.environ.get("WORLD_SIZE", "1")
+        if self.parallel is None and processes != "1":
+            raise RequestError(
+                f"WORLD_SIZE says that this is one of {processes} processes: give --parallel, such "
+                f"as --parallel ep={processes}, or start one process, without torchrun"
+            )
+        return self.parallel is not None and os.environ.get("RANK", "0") != "0"
+
     def load_model(self, model: str) -> LLM:
         """The model, with a word on the terminal while torch and the checkpoint are looked for."""
-        quiet = not sys.stderr.isatty()
+        quiet = self.is_beside or not sys.stderr.isatty()
         if not quiet:
             print(f"loading {model} ...", end="\r", file=sys.stderr, flush=True)
         try:
@@ -394,6 +426,7 @@ class Computing:
                     progress=tell,
                     adapter=self.adapter,
                     experts=self.experts,
+                    parallel=self.parallel,
                 )
             if llm.model.rounding is not None:
                 print(f"note: {llm.model.rounding}", file=sys.stderr)

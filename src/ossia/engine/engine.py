@@ -102,9 +102,10 @@ class Engine:
         config = model.config
         kind = model.kv_kind
         if capacity is None and kv_memory is not None:
-            max_running = streams_within(config, kv_memory, kind, max_running, max_batch_tokens)
+            here = model.here
+            max_running = streams_within(here, kv_memory, kind, max_running, max_batch_tokens)
             capacity = tokens_within(
-                config, kv_memory, kind, max_running, max_batch_tokens, prefix_cache
+                here, kv_memory, kind, max_running, max_batch_tokens, prefix_cache
             )
             if capacity < 1:
                 raise RequestError(
@@ -116,8 +117,9 @@ class Engine:
         tables = make_tables(config, self.capacity, max_running, max_batch_tokens, prefix_cache)
         self.prefix_cache: PrefixCache | None = None
         if prefix_cache:
-            self.prefix_cache = PrefixCache(tables, page_costs=page_bytes(config, kind))
-        self._runner = Runner(model, tables, exact, record_experts, same_bits, graphs)
+            self.prefix_cache = PrefixCache(tables, page_costs=page_bytes(model.here, kind))
+        most_rows = max_running if graphs else 0
+        self._runner = Runner(model, tables, exact, record_experts, same_bits, most_rows)
         self._scheduler = Scheduler(
             tables,
             max_batch_tokens,

@@ -6,34 +6,41 @@ captured for a number of rows, of pages a sequence and of pieces of attention, e
 power of two; what fills it up belongs to no sequence: rows that write no keys, go to no expert and
 are never read, and pieces without rows. So a row computes what it would without a graph.
 
-Captured on no device yet; tests replay the same tensors without capture.
+All graphs share one pool of memory, and write their logits to one tensor: only one runs at a time,
+and its logits are read before the next. The first to be captured has the most rows there will be,
+so that what it leaves in the pool is large enough for those that follow.
+
+Captured on no device yet, so the shared pool is unproven, too; tests replay the same tensors
+without capture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ossia.batch import Batch, DevicePages, PageTable
-from ossia.engine.kv import DeviceCache, extent, page_table
-from ossia.engine.scheduler import Work
+from ossia.batch import Batch, DevicePages
+from ossia.engine.forward import Forward
+from ossia.engine.kv import DeviceCache, page_table
+from ossia.engine.pages import PageRun
 from ossia.kernels.triton import paging
 from ossia.model import Transformer
 
 MOST_ROWS = 256
 Ints = NDArray[np.int32]
-Compute = Callable[[], Tensor]
-# runs it once or more, and returns its result and what computes it again into the same memory
-Capture = Callable[[Compute], tuple[Tensor, Callable[[], None]]]
+Compute = Callable[[], object]
+# runs it once or more, with memory of a pool, and returns what computes it again
+Capture = Callable[[Compute, Any], Callable[[], object]]
 Key = tuple[int, ...]
 
 
-def captured(compute: Compute) -> tuple[Tensor, Callable[[], None]]:
+def captured(compute: Compute, pool: Any) -> Callable[[], object]:
     """As a CUDA graph. It is run before, on another stream: kernels are compiled and libraries
     take their memory then, which a capture may not see.
     """
@@ -45,9 +52,9 @@ def captured(compute: Compute) -> tuple[Tensor, Callable[[], None]]:
         compute()
     current.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = compute()
-    return result, graph.replay
+    with torch.cuda.graph(graph, pool=pool):
+        compute()
+    return graph.replay
 
 
 @dataclass
@@ -58,57 +65,88 @@ class _Graph:
 
     host: Tensor
     numbers: Tensor
-    logits: Tensor
-    replay: Callable[[], None]
+    replay: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class _Described:
+    """`key`: rows, and by kind of layer pages a sequence and pieces."""
+
+    key: Key
+    arrays: list[Ints]
+
+    @property
+    def flat(self) -> Ints:
+        return np.concatenate([array.ravel() for array in self.arrays])
 
 
 class DecodeGraphs:
-    """The graphs of one model and cache, captured as they are first needed."""
+    """The graphs of one model and cache, captured as they are first needed, for steps of at most
+    `most` sequences.
+    """
 
-    def __init__(self, model: Transformer, cache: DeviceCache, capture: Capture = captured) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        cache: DeviceCache,
+        most: int = MOST_ROWS,
+        capture: Capture = captured,
+    ) -> None:
         self.model = model
         self.cache = cache
         self.capture = capture
         self.graphs: dict[Key, _Graph] = {}
+        self.most = rounded(min(most, MOST_ROWS))
+        self.pool = None
+        if cache.device.type == "cuda":
+            self.pool = torch.cuda.graph_pool_handle()
+        shape = (self.most, model.config.vocab_size)
+        self.logits_RV = torch.empty(shape, device=cache.device)
 
-    def serve(self, scheduled: Sequence[Work]) -> bool:
+    def serve(self, forward: Forward) -> bool:
         """Whether this step is one of them: a token of every sequence, each wanted."""
-        if len(scheduled) > MOST_ROWS:
-            return False
-        return all(work.count == 1 and work.samples for work in scheduled)
+        return len(forward.ids) <= self.most and forward.only_decodes
 
-    def logits(self, tokens: Sequence[int], scheduled: Sequence[Work]) -> Tensor:
+    def logits(self, forward: Forward) -> Tensor:
         """Float32 [R, V], valid until the next call. Calls must be apart: what is copied to the
         device may not be written again before that is done, and reading a token waits for it.
         """
-        lengths, starts = extent(scheduled)
-        count = len(lengths)
-        rows = rounded(count)
-        steps = {}
-        for window in self.cache.tables.pools:
-            table = page_table(self.cache.tables, scheduled, window)
-            cut = paging.pieces(lengths, starts, window, self.cache.queries_of(1))
-            steps[window] = (table, paging.slots(table, lengths, starts), cut)
-        key: list[int] = [rows]
-        arrays = [
-            _filled(tokens, rows),
-            _filled(starts, rows),
-            np.array([count], np.int32),
-        ]
-        for table, slots, cut in steps.values():
-            pages = rounded(table.pages_SP.shape[1])
-            pieces = rounded(len(cut.pieces_N7))
-            key += [pages, pieces]
-            arrays += _placed(table, slots, cut, rows, pages, pieces)
-        flat = np.concatenate([array.ravel() for array in arrays])
-        graph = self.graphs.get(tuple(key))
-        if graph is None:
-            graph = self._made(flat, [array.shape for array in arrays])
-            self.graphs[tuple(key)] = graph
-        graph.host.numpy()[:] = flat
+        if not self.graphs:
+            self._graph(self._described(self._nothing(), self.most))
+        count = len(forward.ids)
+        described = self._described(forward, rounded(count))
+        graph = self._graph(described)
+        graph.host.numpy()[:] = described.flat
         graph.numbers.copy_(graph.host, non_blocking=True)
         graph.replay()
-        return graph.logits[:count]
+        return self.logits_RV[:count]
+
+    def _nothing(self) -> Forward:
+        """A step of no sequence."""
+        return Forward([], (), (), {window: [] for window in self.cache.tables.pools}, [])
+
+    def _described(self, forward: Forward, rows: int) -> _Described:
+        """All that changes, filled up to `rows`."""
+        lengths = forward.lengths
+        starts = forward.starts
+        key: list[int] = [rows]
+        arrays = [
+            _filled(forward.ids, rows),
+            _filled(starts, rows),
+            np.array([len(lengths)], np.int32),
+        ]
+        for window, runs in forward.runs.items():
+            placed = _placed(lengths, starts, runs, window, rows, self.cache.queries_of(1))
+            key += [placed[1].shape[1], len(placed[3])]
+            arrays += placed
+        return _Described(tuple(key), arrays)
+
+    def _graph(self, described: _Described) -> _Graph:
+        graph = self.graphs.get(described.key)
+        if graph is None:
+            graph = self._made(described.flat, [array.shape for array in described.arrays])
+            self.graphs[described.key] = graph
+        return graph
 
     def _made(self, flat: Ints, shapes: Sequence[tuple[int, ...]]) -> _Graph:
         device = self.cache.device
@@ -138,13 +176,12 @@ class DecodeGraphs:
         rows = len(tokens_R)
         ones = (1,) * rows
 
-        def compute() -> Tensor:
+        def compute() -> None:
             paged = DevicePages(self.cache.layers, kinds, positions_R.long(), count)
             batch = Batch(ones, (0,) * rows, device, paged=paged)
-            return self.model(tokens_R.long(), batch).float()  # type: ignore[no-any-return]
+            self.logits_RV[:rows].copy_(self.model(tokens_R.long(), batch))
 
-        logits, replay = self.capture(compute)
-        return _Graph(host, numbers, logits, replay)
+        return _Graph(host, numbers, self.capture(compute, self.pool))
 
 
 def rounded(count: int) -> int:
@@ -159,19 +196,31 @@ def _filled(values: Sequence[int], rows: int) -> Ints:
 
 
 def _placed(
-    table: PageTable, slots: Ints, cut: paging.Pieces, rows: int, pages: int, pieces: int
+    lengths: Sequence[int],
+    starts: Sequence[int],
+    runs: Sequence[PageRun],
+    window: int | None,
+    rows: int,
+    queries: int,
 ) -> list[Ints]:
-    """Slots, pages, first pages, pieces and merges, filled up."""
-    count, width = table.pages_SP.shape
+    """Slots, pages, first pages, pieces and merges in one kind of layer, filled up."""
     slots_R = np.full(rows, -1, np.int32)
-    slots_R[:count] = slots
-    pages_RP = np.full((rows, pages), -1, np.int32)
-    pages_RP[:count, :width] = table.pages_SP
-    pieces_N7 = np.zeros((pieces, 7), np.int32)
-    pieces_N7[: len(cut.pieces_N7)] = cut.pieces_N7
+    first_R = np.zeros(rows, np.int32)
+    pages_RP = np.full((rows, 1), -1, np.int32)
+    pieces_N7 = np.zeros((rounded(rows), 7), np.int32)
     merges_R4 = np.zeros((rows, 4), np.int32)
-    merges_R4[: len(cut.merges_M4)] = cut.merges_M4
-    first_R = _filled(table.first_S.tolist(), rows)
+    if lengths:
+        count = len(lengths)
+        table = page_table(runs)
+        cut = paging.pieces(lengths, starts, window, queries)
+        slots_R[:count] = paging.slots(table, lengths, starts)
+        first_R[:count] = table.first_S
+        width = table.pages_SP.shape[1]
+        pages_RP = np.full((rows, rounded(width)), -1, np.int32)
+        pages_RP[:count, :width] = table.pages_SP
+        pieces_N7 = np.zeros((rounded(len(cut.pieces_N7)), 7), np.int32)
+        pieces_N7[: len(cut.pieces_N7)] = cut.pieces_N7
+        merges_R4[: len(cut.merges_M4)] = cut.merges_M4
     return [
         slots_R,
         pages_RP,

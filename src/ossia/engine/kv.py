@@ -2,7 +2,7 @@
 CPU, and for those of a GPU.
 
 All tell a batch where its sequences are, and copy pages. Memory is touched only as pages are used.
-Knows pages and work, and of the model only its config.
+Knows pages, and of the model only its config.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 
 from ossia.batch import Batch, DevicePages, KindSlots, Pages, PageTable, Slots
 from ossia.config import PAGE, ModelConfig
-from ossia.engine.pages import PageCopy, PageTables, first_seen
-from ossia.engine.scheduler import Work
+from ossia.engine.forward import Forward
+from ossia.engine.pages import PageCopy, PageRun, PageTables, first_seen
 from ossia.kernels import cpu
 from ossia.kernels.cpu.memory import drop_resident
 from ossia.kernels.triton import paging
@@ -40,14 +40,11 @@ class TorchCache:
             self.keys.append(torch.empty(shape, dtype=dtype, device=device))
             self.values.append(torch.empty(shape, dtype=dtype, device=device))
 
-    def batch(
-        self, scheduled: Sequence[Work], rows: torch.Tensor | None, choices: Choices = None
-    ) -> Batch:
-        kinds = {window: self._slots(scheduled, window) for window in self.tables.pools}
+    def batch(self, forward: Forward, rows: torch.Tensor | None, choices: Choices = None) -> Batch:
+        kinds = {window: self._slots(forward, window) for window in forward.runs}
         slots = Slots(self.keys, self.values, kinds)
-        return Batch(
-            *extent(scheduled), self.device, output_rows=rows, slots=slots, choices=choices
-        )
+        where = (forward.lengths, forward.starts, self.device)
+        return Batch(*where, output_rows=rows, slots=slots, choices=choices)
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
         for layer, window in enumerate(self.windows):
@@ -65,14 +62,13 @@ class TorchCache:
                 drop_resident(self.keys[layer][begin * PAGE : end * PAGE])
                 drop_resident(self.values[layer][begin * PAGE : end * PAGE])
 
-    def _slots(self, scheduled: Sequence[Work], window: int | None) -> KindSlots:
+    def _slots(self, forward: Forward, window: int | None) -> KindSlots:
         write: list[int] = []
         read: list[int] = []
         first_kept = []
-        for work in scheduled:
-            begin = work.request.computed
-            end = begin + work.count
-            run = self.tables.run(work.request.id, window)
+        places = zip(forward.starts, forward.lengths, forward.runs[window], strict=True)
+        for begin, count, run in places:
+            end = begin + count
             first = first_seen(begin, window)
             write += run.slots(begin, end)
             read += run.slots(first, end)
@@ -111,14 +107,13 @@ class DeviceCache:
             paging.cache_layer(tables.pools[window].total, *shape) for window in self.windows
         ]
 
-    def batch(
-        self, scheduled: Sequence[Work], rows: torch.Tensor | None, choices: Choices = None
-    ) -> Batch:
-        lengths, starts = extent(scheduled)
+    def batch(self, forward: Forward, rows: torch.Tensor | None, choices: Choices = None) -> Batch:
+        lengths = forward.lengths
+        starts = forward.starts
         queries = self.queries_of(max(lengths))
         kinds = {}
-        for window in self.tables.pools:
-            table = page_table(self.tables, scheduled, window)
+        for window, runs in forward.runs.items():
+            table = page_table(runs)
             kinds[window] = paging.placement(table, lengths, starts, window, queries, self.device)
         positions_T = paging.positions(lengths, starts, self.device)
         paged = DevicePages(self.layers, kinds, positions_T)
@@ -148,14 +143,11 @@ class NativeCache:
         layers = [cpu.KvLayer(tables.pools[window].total, *shape) for window in self.windows]
         self.kv = cpu.KvLayers(layers)
 
-    def batch(
-        self, scheduled: Sequence[Work], rows: torch.Tensor | None, choices: Choices = None
-    ) -> Batch:
-        tables = {
-            window: page_table(self.tables, scheduled, window) for window in self.tables.pools
-        }
+    def batch(self, forward: Forward, rows: torch.Tensor | None, choices: Choices = None) -> Batch:
+        tables = {window: page_table(runs) for window, runs in forward.runs.items()}
         pages = Pages(self.kv, tables)
-        return Batch(*extent(scheduled), output_rows=rows, pages=pages, choices=choices)
+        where = (forward.lengths, forward.starts)
+        return Batch(*where, output_rows=rows, pages=pages, choices=choices)
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
         for layer, window in zip(self.kv.layers, self.windows, strict=True):
@@ -172,18 +164,10 @@ class NativeCache:
                 drop_resident(layer.memory[begin * size : end * size])
 
 
-def page_table(tables: PageTables, scheduled: Sequence[Work], window: int | None) -> PageTable:
-    runs = [tables.run(work.request.id, window) for work in scheduled]
+def page_table(runs: Sequence[PageRun]) -> PageTable:
     most = max(len(run.pages) for run in runs)
     pages_SP = np.full((len(runs), most), -1, dtype=np.int32)
     for s, run in enumerate(runs):
         pages_SP[s, : len(run.pages)] = run.pages
     first_pages_S = np.array([run.first_page for run in runs], dtype=np.int32)
     return PageTable(pages_SP, first_pages_S)
-
-
-def extent(scheduled: Sequence[Work]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Lengths and starts of the sequences."""
-    lengths = tuple(work.count for work in scheduled)
-    starts = tuple(work.request.computed for work in scheduled)
-    return lengths, starts

@@ -1,9 +1,12 @@
-"""From scheduled work to tensors and back: the cache describes the batch, the model runs it."""
+"""From scheduled work to tensors and back: the cache describes the batch, the model runs it, in
+several processes if it is spread over them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,8 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ossia.engine.budget import make_tables
+from ossia.engine.forward import Forward, forward_of
 from ossia.engine.graphs import DecodeGraphs
 from ossia.engine.kv import DeviceCache, NativeCache, TorchCache
+from ossia.engine.leading import Leading
 from ossia.engine.pages import PageCopy, PageTables
 from ossia.engine.request import Request, SamplingParams
 from ossia.engine.scheduler import Work
@@ -28,7 +33,7 @@ from ossia.model.moe import Experts, PackedExperts
 class Runner:
     """A model and its cache; one forward at a time. `exact`: by the kernels of training.
     `same_bits`: on a GPU, a row computes the same bits whatever the batch. `graphs`: decode there
-    by CUDA graphs.
+    by CUDA graphs, of at most so many sequences.
     `records_experts`: `experts` then holds, int16 [R, L, k], where the tokens of the last run's
     rows went; -1 in layers without a router.
     """
@@ -40,35 +45,46 @@ class Runner:
         exact: bool = False,
         records_experts: bool = False,
         same_bits: bool = False,
-        graphs: bool = True,
+        graphs: int = 0,
     ) -> None:
         self.model = model
+        self.tables = tables
         self.same_bits = same_bits
         self.graphs: DecodeGraphs | None = None
         self.exact = exact
         self.records_experts = records_experts
         self.experts: NDArray[np.int16] | None = None
-        config = model.config
-        if same_bits and (model.device.type == "cuda" or triton.interpreted()):
-            reason = not_whole(model)
-            if reason is not None:
-                raise ConfigError(
-                    f"same_bits needs a GPU's own kernels for the whole model: {reason}"
-                )
-        self.cache: NativeCache | DeviceCache | TorchCache
+        self._check_same_bits()
+        self.cache = self._make_cache()
+        can_capture = model.device.type == "cuda" and not_whole(model) is None
+        if graphs and can_capture and not records_experts and not exact:
+            assert isinstance(self.cache, DeviceCache)
+            self.graphs = DecodeGraphs(model, self.cache, graphs)
+        self.leading: Leading | None = None
+        if model.spread is not None and model.spread.leads:
+            self.leading = Leading(self, tables, model.spread)
+
+    def _check_same_bits(self) -> None:
+        on_gpu = self.model.device.type == "cuda" or triton.interpreted()
+        if not (self.same_bits and (on_gpu or self.model.spread is not None)):
+            return
+        reason = not_whole(self.model)
+        if reason is not None:
+            raise ConfigError(f"same_bits needs a GPU's own kernels for the whole model: {reason}")
+
+    def _make_cache(self) -> NativeCache | DeviceCache | TorchCache:
+        model = self.model
         if model.compiled:
-            self.cache = NativeCache(config, tables, model.kv_kind)
-        elif not exact and on_device(model) is None:
+            return NativeCache(model.config, self.tables, model.kv_kind)
+        if not self.exact and on_device(model) is None:
             dtype = widened(torch.empty(0, dtype=model.compute_dtype, device=model.device)).dtype
-            self.cache = DeviceCache(config, tables, dtype, model.device, same_bits)
-            on_gpu = model.device.type == "cuda"
-            if graphs and on_gpu and not records_experts and not_whole(model) is None:
-                self.graphs = DecodeGraphs(model, self.cache)
-        else:
-            self.cache = TorchCache(config, tables, model.compute_dtype, model.device)
+            return DeviceCache(model.here, self.tables, dtype, model.device, self.same_bits)
+        return TorchCache(model.here, self.tables, model.compute_dtype, model.device)
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
         """Before `run`: copies the pages that are about to be written and that others hold too."""
+        if self.leading is not None and copies:
+            self.leading.copy(copies)
         self.cache.copy(copies)
 
     @torch.inference_mode()
@@ -76,17 +92,11 @@ class Runner:
         """Float32 logits [R, V], on the CPU unless the kernels of a GPU serve. For each sampling
         request, in order: a row after its last known token, and one after each of its drafts.
         """
-        if self.graphs is not None and self.graphs.serve(scheduled):
+        forward = forward_of(self.tables, scheduled)
+        if self.graphs is not None and self.graphs.serve(forward):
             with self._kernels():
-                return self.graphs.logits(_ids(scheduled), scheduled)
-        rows: list[int] = []
-        end = 0
-        for work in scheduled:
-            end += work.count
-            if work.samples:
-                rows += range(end - 1 - work.drafts, end)
-        rows_R = _tensor(rows).to(self.model.device)
-        hidden_RD = self._hidden(scheduled, rows_R)
+                return self.graphs.logits(forward)
+        hidden_RD = self._together(forward)
         if self.exact:
             return logits_of(hidden_RD, self.model.unembedding.weight)
         with self._kernels():
@@ -94,18 +104,29 @@ class Runner:
         return logits_RV if isinstance(self.cache, DeviceCache) else logits_RV.cpu()
 
     @torch.inference_mode()
-    def hidden(self, scheduled: Sequence[Work], rows: Tensor | None = None) -> Tensor:
-        """The input of the unembedding: [R, D] for these rows of the batch's tokens, or for all."""
-        return self._hidden(scheduled, rows)
+    def hidden(self, scheduled: Sequence[Work]) -> Tensor:
+        """The input of the unembedding, [T, D] for all of the batch's tokens."""
+        return self._together(replace(forward_of(self.tables, scheduled), rows=None))
 
-    def _hidden(self, scheduled: Sequence[Work], rows: Tensor | None) -> Tensor:
-        tokens_T = _tensor(_ids(scheduled)).to(self.model.device)
+    def _together(self, forward: Forward) -> Tensor:
+        """With the processes beside this one, if there are any."""
+        if self.leading is None:
+            return self.compute(forward)
+        with self.leading.computing(forward):
+            return self.compute(forward)
+
+    def compute(self, forward: Forward) -> Tensor:
+        """The input of the unembedding, [R, D] for the wanted rows; of this process alone."""
+        device = self.model.device
+        rows_R = None
+        if forward.rows is not None:
+            rows_R = _tensor(forward.rows).to(device)
         choices: dict[int, Tensor] | None = {} if self.records_experts else None
-        batch = self.cache.batch(scheduled, rows, choices)
+        batch = self.cache.batch(forward, rows_R, choices)
         with self._kernels():
-            hidden = self.model.hidden(tokens_T, batch)
+            hidden = self.model.hidden(_tensor(forward.ids).to(device), batch)
         if choices is not None:
-            self.experts = self._chosen(choices, len(hidden), rows)
+            self.experts = self._chosen(choices, len(hidden), rows_R)
         return hidden
 
     def _chosen(
@@ -125,20 +146,9 @@ class Runner:
         return with_same_bits() if self.same_bits else nullcontext()
 
 
-def _ids(scheduled: Sequence[Work]) -> list[int]:
-    """The tokens of a step, end to end."""
-    ids: list[int] = []
-    for work in scheduled:
-        request = work.request
-        end = request.computed + work.count - work.drafts
-        ids += request.tokens(request.computed, end)
-        ids += request.draft[: work.drafts]
-    return ids
-
-
 def on_device(model: Transformer) -> str | None:
     """Why the kernels of a GPU do not serve a model; None if they do."""
-    c = model.config
+    c = model.here
     reason = triton.why_not(model.device)
     if reason is not None:
         return reason
@@ -146,12 +156,14 @@ def on_device(model: Transformer) -> str | None:
 
 
 def not_whole(model: Transformer) -> str | None:
-    """Why torch has a part in a model on a GPU, whose sums may depend on the batch and which may
-    wait for the host; None if it has not.
+    """Why torch, or another process, has a part in a model on a GPU, whose sums may depend on the
+    batch and which may wait for the host; None if none has.
     """
     reason = on_device(model)
     if reason is not None:
         return reason
+    if model.spread is not None:
+        return "it is spread over several processes"
     leaves = [
         leaf
         for module in model.modules()

@@ -46,7 +46,7 @@ def experts(
     limit: float,
 ) -> Tensor:
     """Sum over the k chosen experts of weight * (W2 swiglu(W1 x + b1) + b2), added up in float32;
-    [T, D].
+    [T, D]. A choice of E is no expert.
 
     `gate_up` and `down` are (matrix of an expert, biases [E, rows]). An expert's sum order does not
     depend on which other tokens are in the batch: experts are visited in the order of their
@@ -61,7 +61,7 @@ def experts(
     y_TD = torch.zeros(x_TD.shape, dtype=torch.float32, device=x_TD.device)
     dtype = widened(x_TD[:0]).dtype
     begin = 0
-    for expert, count in enumerate(counts):
+    for expert, count in enumerate(counts[:num_experts]):
         if not count:
             continue
         matrices = gate_up[0](expert, dtype), down[0](expert, dtype)

@@ -68,8 +68,9 @@ TABLE: tuple[tuple[str, Cut], ...] = (
     ("layers.*.attn.sinks", Cut(tp=0)),  # heads
     # experts; rows, in pairs of gate and linear
     ("layers.*.moe.experts.gate_up.*", Cut(ep=0, tp=1)),
-    ("layers.*.moe.experts.down.weight", Cut(ep=0, tp=2)),  # experts; columns
     ("layers.*.moe.experts.down.bias", Cut(ep=0)),  # experts
+    # experts; columns, of MXFP4 in blocks
+    ("layers.*.moe.experts.down.*", Cut(ep=0, tp=2)),
 )
 
 
@@ -252,8 +253,13 @@ class RowLinear(Linear):
     tp: dist.ProcessGroup
 
     def forward(self, x_TK: Tensor) -> Tensor:
-        part_TN = kernels.linear(x_TK, local(self.weight))
-        y_TN = added_up(part_TN, self.tp)
+        return self.completed(added_up(self.part(x_TK), self.tp))
+
+    def part(self, x_TK: Tensor) -> Tensor:
+        return kernels.linear(x_TK, local(self.weight))
+
+    def completed(self, y_TN: Tensor) -> Tensor:
+        """With the bias, from the sum of all parts."""
         if self.bias is None:
             return y_TN
         return y_TN + self.bias.to(y_TN.dtype)
@@ -322,17 +328,18 @@ def _swap(block: Block, meshes: Meshes) -> None:
     if meshes.ep > 1 and moe.router is not None:
         ep = meshes.experts.get_group("ep")
     if tp is not None:
-        _become(attn, HeadsAttention)
-        _become(attn.norm, SpreadNorm, tp=tp)
+        become(attn, HeadsAttention)
+        become(attn.norm, SpreadNorm, tp=tp)
         for leaf in (attn.q, attn.k, attn.v):
-            _become(leaf, ColumnLinear)
-        _become(attn.out, RowLinear, tp=tp)
+            become(leaf, ColumnLinear)
+        become(attn.out, RowLinear, tp=tp)
     if tp is not None or ep is not None:
         experts = 1 if moe.router is None else moe.router.weight.shape[0]
-        _become(moe.experts, SpreadExperts, ep=ep, tp=tp, num_experts=experts)
+        become(moe.experts, SpreadExperts, ep=ep, tp=tp, num_experts=experts)
 
 
-def _become(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None:
+def become(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None:
+    """Give a leaf another class; it keeps its parameters."""
     module.__class__ = kind
     for name, value in attributes.items():
         setattr(module, name, value)

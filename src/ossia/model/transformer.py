@@ -14,6 +14,8 @@ logits are wanted.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,9 @@ from ossia.model.common import Linear, RMSNorm
 from ossia.model.moe import ExpertKind, Moe
 from ossia.model.rope import cos_sin
 from ossia.mxfp4 import RoundingError
+
+if TYPE_CHECKING:
+    from ossia.model.processes import Spread
 
 
 class Attention(nn.Module):
@@ -129,6 +134,10 @@ class Transformer(nn.Module):
         self.residual_dtype = torch.float32
         # Whether native.py has swapped the leaves; a cache then has to be in pages.
         self.compiled = False
+        # Where the model is spread over several processes (spread.py): this one's place among them,
+        # and a config with as many heads as it has.
+        self.spread: Spread | None = None
+        self.here = config
         # What rounding the experts to MXFP4 cost, where loading did that.
         self.rounding: RoundingError | None = None
         self.kv_kind = "float32"  # the values of a cache for this model: "float32", "bf16", "int8"

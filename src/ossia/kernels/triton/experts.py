@@ -128,6 +128,7 @@ def _product(
     x_inside,
     blocks,
     scales,
+    bias,
     rows,
     row_inside,
     K,
@@ -136,7 +137,7 @@ def _product(
     TILE_K: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """W x^T in float32 [TILE_N, TILE_M], of packed rows and of rows of x [*, K]."""
+    """W x^T + b in float32 [TILE_N, TILE_M], of packed rows and of rows of x [*, K]."""
     total = tl.zeros((TILE_N, TILE_M), tl.float32)
     for k in range(0, K, TILE_K):
         at = k + tl.arange(0, TILE_K)
@@ -146,7 +147,9 @@ def _product(
         w_NK = _weights(blocks, scales, rows, row_inside, k, K, TILE_N, TILE_K)
         w_NK = w_NK.to(COMPUTE)
         total = tl.dot(w_NK, x_KM, total, input_precision="ieee")
-    return total
+    b_N = tl.load(bias + rows, mask=row_inside, other=0.0)
+    b_N = b_N.to(tl.float32)
+    return total + b_N[:, None]
 
 
 @triton.jit
@@ -185,6 +188,7 @@ def _up(
         inside_M,
         blocks,
         scales,
+        bias,
         expert * N + n,
         inside_N,
         K,
@@ -193,9 +197,6 @@ def _up(
         TILE_K,
         COMPUTE,
     )
-    b_N = tl.load(bias + expert * N + n, mask=inside_N, other=0.0)
-    b_N = b_N.to(tl.float32)
-    h_NM += b_N[:, None]
     # even rows gate, odd rows linear
     pairs = tl.permute(tl.reshape(h_NM, (TILE_N // 2, 2, TILE_M)), (0, 2, 1))
     gate, up = tl.split(pairs)
@@ -244,6 +245,7 @@ def _down(
         inside_M,
         blocks,
         scales,
+        bias,
         expert * N + n,
         inside_N,
         K,
@@ -252,10 +254,8 @@ def _down(
         TILE_K,
         COMPUTE,
     )
-    b_N = tl.load(bias + expert * N + n, mask=inside_N, other=0.0)
     weight_M = tl.load(weights + assignment_M, mask=inside_M, other=0.0)
-    b_N = b_N.to(tl.float32)
-    y_NM = (y_NM + b_N[:, None]) * weight_M[None, :]
+    y_NM *= weight_M[None, :]
     inside = both(inside_N, inside_M)
     at = places(n, assignment_M.to(tl.int64) * N, 1)
     tl.store(out + at, y_NM, mask=inside)

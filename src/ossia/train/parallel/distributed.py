@@ -26,6 +26,7 @@ from ossia.errors import ConfigError
 from ossia.kernels import products
 from ossia.model import Transformer
 from ossia.model.parallel import Meshes, apply, assign, check, local, whole
+from ossia.model.processes import begin_processes
 from ossia.train.balance import Balancer
 from ossia.train.diagnose import bad_activation
 from ossia.train.objective import PartLoss
@@ -107,16 +108,7 @@ def join(parallel: Parallel) -> Meshes:
             f" with `torchrun --nproc-per-node {wanted} ...` on one machine, or change parallel"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        rank = os.environ.get("LOCAL_RANK", "0")
-        torch.cuda.set_device(int(rank))
-    if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        if "WORLD_SIZE" in os.environ:
-            dist.init_process_group(backend)
-        else:
-            store = dist.HashStore()  # type: ignore[attr-defined]
-            dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    begin_processes(device)
     # gathers in two moves where one might do: when saving, and under Muon for what is cut by both
     # fsdp and tp
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)

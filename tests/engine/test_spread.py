@@ -1,0 +1,103 @@
+"""A model on several processes answers as it does in one: experts and heads in parts, by gloo."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import spread_answers
+import torch
+from two_processes import SPREAD, launch, write_spread_model
+
+from ossia.config import ModelConfig
+from ossia.errors import ConfigError
+from ossia.model.parallel import check
+from ossia.parts import Parts, read_parts
+
+
+def alone(model: Path, out: Path, **task: Any) -> Path:
+    out.mkdir()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    spread_answers.answered({"model": str(model), **task}, out)
+    torch.set_num_threads(before)
+    return out
+
+
+def answers(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "answers.json").read_text())
+    return found
+
+
+def assert_alike(found: Path, wanted: Path, reused: int) -> None:
+    a = answers(found)
+    b = answers(wanted)
+    assert a.pop("scored") == pytest.approx(b.pop("scored"), abs=1e-5)
+    assert a == b
+    assert a["reused, guesses False"] >= reused
+    pairs = [*zip(torch.load(found / "logits.pt"), torch.load(wanted / "logits.pt"), strict=True)]
+    assert len(pairs) > 15
+    for mine, its in pairs:
+        torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-5)
+
+
+def held(out: Path, rank: int) -> dict[str, int]:
+    found: dict[str, int] = json.loads((out / f"bytes-{rank}.json").read_text())
+    return found
+
+
+def test_two_processes_answer_as_one(two: Path, tmp_path: Path) -> None:
+    wanted = alone(two / "spread model", tmp_path / "alone", short=True)
+    whole = held(wanted, 0)
+    for name in SPREAD:
+        assert_alike(two / name, wanted, reused=32)
+    for rank in (0, 1):
+        for name, size in held(two / "experts in two", rank).items():
+            assert size == (whole[name] // 2 if ".experts." in name else whole[name]), name
+        in_heads = held(two / "heads in two", rank)
+        for name in ("attn.q.weight", "attn.sinks", "attn.out.weight", "moe.experts.down.blocks"):
+            assert in_heads[f"layers.0.{name}"] == whole[f"layers.0.{name}"] // 2, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["odd", "dense", "bf16"])
+def test_more_models_and_four_processes(name: str, tmp_path: Path) -> None:
+    """Experts that are not packed, layers without a router, no sinks, a head for each process."""
+    changes: dict[str, Any] = {
+        "odd": {"num_experts": 6, "num_attention_heads": 6, "attention_sink": "off_by_one"},
+        "dense": {"moe_stride": 2, "num_hidden_layers": 4, "layer_types": ()},
+        "bf16": {"attention_sink": "none"},
+    }[name]
+    layout = "hf-bf16" if name == "bf16" else "hf"
+    model = write_spread_model(tmp_path, layout=layout, **changes)
+    wanted = alone(model, tmp_path / "alone")
+    for processes, all_parts in {2: ("ep=2", "tp=2"), 4: ("ep=2,tp=2",)}.items():
+        outs = [tmp_path / parts for parts in all_parts]
+        tasks = [
+            {"do": "answers", "model": str(model), "parts": parts, "out": str(out)}
+            for parts, out in zip(all_parts, outs, strict=True)
+        ]
+        launch(tmp_path / f"started {processes}", processes, tasks)
+        for out in outs:
+            assert_alike(out, wanted, reused=100)
+
+
+def test_parts_are_read_and_refused_by_name() -> None:
+    assert read_parts("ep=2") == Parts(2, 1)
+    assert read_parts("tp=4, ep=2").processes == 8
+    for text in ("", "ep", "ep=2,ep=2", "fsdp=2", "ep=-1", "ep=x"):
+        with pytest.raises(ConfigError, match="such as ep=2,tp=2"):
+            read_parts(text)
+    with pytest.raises(ConfigError, match="1 or more"):
+        read_parts("ep=0")
+    published = ModelConfig.preset("gpt-oss-20b")
+    check(published, ep=8, tp=2, quantize=True)
+    with pytest.raises(ConfigError, match=r"num_experts.*choose 1, 2, 4"):
+        check(published, ep=3)
+    with pytest.raises(ConfigError, match="num_key_value_heads"):
+        check(published, tp=5)
+    with pytest.raises(ConfigError, match="blocks of 32"):
+        check(replace(published, num_key_value_heads=64), tp=4, quantize=True)

@@ -1,0 +1,101 @@
+"""What an engine answers over a model in one process or in several: the same requests for both.
+
+In several, only the first process has an engine; the others compute beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ossia import checkpoint
+from ossia.engine import Engine, SamplingParams
+from ossia.engine.beside import compute_beside
+from ossia.engine.leading import Ended
+from ossia.engine.runner import experts_in_chunks, hidden_in_chunks
+from ossia.model import Transformer
+from ossia.model.processes import join
+from ossia.parts import read_parts
+
+VOCABULARY = 300
+
+
+def answered(task: dict[str, Any], out: Path) -> None:
+    """In `out`: `answers.json`, `logits.pt`, and what each process holds in `bytes-RANK.json`."""
+    spread = join(read_parts(task["parts"]), "cpu") if "parts" in task else None
+    model = checkpoint.load(task["model"], "float32", spread=spread)
+    rank = 0 if spread is None else spread.rank
+    (out / f"bytes-{rank}.json").write_text(json.dumps(held(model)))
+    if rank:
+        compute_beside(model)
+        return
+    found, logits = requests_answered(model, task.get("short", False))
+    if spread is not None:
+        spread.tell(Ended())
+    (out / "answers.json").write_text(json.dumps(found))
+    torch.save(logits, out / "logits.pt")
+
+
+def held(model: Transformer) -> dict[str, int]:
+    """Bytes by name, of weights as this process has them."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor.nbytes for name, tensor in tensors}
+
+
+def prompts(short: bool) -> list[list[int]]:
+    """Some share a beginning longer than a page; longer than the window and a chunk."""
+    rng = Random(0)
+    beginning = [rng.randrange(VOCABULARY) for _ in range(37)]
+    ends = [[rng.randrange(VOCABULARY) for _ in range(n)] for n in (1, 9, 30)]
+    repeated = [5, 6, 7, 8] * 5  # for guesses
+    if short:
+        return [beginning + ends[0], [3]]
+    return [beginning + end for end in ends] + [repeated, [3]]
+
+
+GREEDY = SamplingParams(temperature=0, max_tokens=10)
+DRAWN = SamplingParams(temperature=1.0, top_p=0.9, seed=7, max_tokens=6)
+
+
+def requests_answered(model: Transformer, short: bool) -> tuple[dict[str, Any], list[Tensor]]:
+    """Greedy and drawn, in chunks and batches, on cached prefixes and with guesses: answers by
+    name. The logits are of steps without guesses, which depend on the time that steps take.
+    """
+    logits: list[Tensor] = []
+    found: dict[str, Any] = {}
+    for guesses in (False, True):
+        engine = Engine(
+            model, capacity=2048, max_batch_tokens=16, latency_target=None, speculate=guesses
+        )
+        if not guesses:
+            keep_logits(engine, logits)
+        for kind, params in (("greedy", GREEDY), ("drawn", DRAWN)):
+            asked = [engine.submit(prompt, params) for prompt in prompts(short)]
+            tokens: dict[int, list[int]] = {}
+            while engine.has_work():
+                for token in engine.step():
+                    tokens.setdefault(token.request_id, []).append(token.token_id)
+            found[f"{kind}, guesses {guesses}"] = [tokens[request] for request in asked]
+        found[f"reused, guesses {guesses}"] = engine.stats().reused_tokens
+    scored = [token for chunk in engine.prompt_logprobs(prompts(short)[0]) for token in chunk]
+    found["scored"] = [token.logprob for token in scored]
+    chosen = experts_in_chunks(model, prompts(short)[0], [20, 18])
+    found["experts"] = [part.tolist() for part in chosen]
+    logits += [model.unembed(x).float() for x in hidden_in_chunks(model, [1, 2, 3, 4], [3, 1])]
+    return found, logits
+
+
+def keep_logits(engine: Engine, logits: list[Tensor]) -> None:
+    run = engine._runner.run
+
+    def spied(scheduled: Any) -> Tensor:
+        rows = run(scheduled)
+        logits.append(rows.clone())
+        return rows
+
+    engine._runner.run = spied  # type: ignore[method-assign]
