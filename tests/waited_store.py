@@ -1,0 +1,51 @@
+"""The store for tests that are no coroutines: every call is run to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import Any
+
+from ossia.server.store.approved import ApprovedTable
+from ossia.server.store.sqlite import Sqlite
+from ossia.server.store.store import Store
+
+
+class Waited:
+    """`made`: an object whose coroutines are run, in that loop."""
+
+    def __init__(self, made: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self.made = made
+        self.loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.made, name)
+        if not iscoroutinefunction(found):
+            return found
+        call: Callable[..., Any] = found
+        return lambda *values, **named: self.loop.run_until_complete(call(*values, **named))
+
+    @property
+    def db(self) -> Any:
+        """The connection of a file or of memory."""
+        return self.made.database._db
+
+    def table(self) -> Any:
+        """Of approved calls, in this store."""
+        made = Waited(ApprovedTable(self.made), self.loop)
+        made.open()
+        return made
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self.made.close())
+        self.loop.close()
+
+
+def waited(path: Path | None, ttl: float, limit: int, **more: Any) -> Waited:
+    store = Store(Sqlite(path), ttl, limit, **more)
+    loop = asyncio.new_event_loop()
+    weakref.finalize(store, loop.close)  # one that is left open is a warning
+    return Waited(store, loop)
