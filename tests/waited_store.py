@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ossia.server.store.approved import ApprovedTable
-from ossia.server.store.sqlite import Sqlite
+from ossia.server.store.opening import database_of
 from ossia.server.store.store import Store
 
 
@@ -35,17 +35,22 @@ class Waited:
 
     def table(self) -> Any:
         """Of approved calls, in this store."""
-        made = Waited(ApprovedTable(self.made), self.loop)
+        made = self.of(ApprovedTable)
         made.open()
         return made
+
+    def of(self, kind: Callable[[Store], Any]) -> Any:
+        """One that is kept in this store."""
+        return Waited(kind(self.made), self.loop)
 
     def close(self) -> None:
         self.loop.run_until_complete(self.made.close())
         self.loop.close()
 
 
-def waited(path: Path | None, ttl: float, limit: int, **more: Any) -> Waited:
-    store = Store(Sqlite(path), ttl, limit, **more)
+def waited(place: str | Path | None, ttl: float, limit: int, **more: Any) -> Waited:
+    store = Store(database_of(place), ttl, limit, **more)
     loop = asyncio.new_event_loop()
     weakref.finalize(store, loop.close)  # one that is left open is a warning
+    loop.run_until_complete(store.open())
     return Waited(store, loop)

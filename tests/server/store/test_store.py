@@ -11,7 +11,7 @@ import sqlite3
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from waited_store import Waited, waited
 
+from ossia.harmony import Message, Role
 from ossia.server.hosted.approvals import LASTS
 from ossia.server.store.approved import GONE
+from ossia.server.store.counters import Counters
 from ossia.server.store.protocol import StoreError, StoreFull
 from ossia.server.store.tables import OVERHEAD, SHORT, StoredResponse
+from ossia.server.store.thoughts import Thoughts
 from ossia.server.wire.errors import ApiError
 from ossia.tools import ToolResult
 
 DAY = 24 * 3600.0
+Make = Callable[..., Waited]
 
 
 class Clock:
@@ -46,11 +50,9 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["file", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Waited]:
-    made = waited(tmp_path / "s.db" if request.param == "file" else None, DAY, 1 << 20, clock=clock)
-    yield made
-    made.close()
+@pytest.fixture
+def store(make: Callable[..., Waited], clock: Clock) -> Waited:
+    return make(DAY, 1 << 20, clock=clock)
 
 
 def stored(id: str = "resp_1", owner: str = "ann", **fields: Any) -> StoredResponse:
@@ -197,6 +199,53 @@ def test_only_the_owner_of_the_file_reads_it(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_what_has_ended_stays_as_it_ended(store: Waited) -> None:
+    """A cancel wins over an answer that comes late, whoever writes it."""
+    assert store.put(stored(status="in_progress"))
+    assert store.put(stored(status="cancelled"))
+    assert not store.put(stored(status="completed", late=True))
+    assert not store.put(stored(status="in_progress", late=True))
+    found = store.get("ann", "resp_1")
+    assert found.response == {"id": "resp_1", "status": "cancelled"}
+    assert store.put(stored(status="failed"), again=True)
+    assert store.get("ann", "resp_1").response["status"] == "failed"
+    assert store.put(stored(owner="bob", status="in_progress")), "it is another's"
+
+
+def test_unfinished_of_a_home(store: Waited) -> None:
+    for n, home in enumerate(("http://a", "http://b", "")):
+        store.put(replace(stored(f"resp_{n}", status="in_progress"), home=home))
+    assert [each.id for each in store.unfinished("http://b")] == ["resp_1"]
+    assert [each.home for each in store.unfinished()] == ["http://a", "http://b", ""]
+
+
+def test_thoughts_are_kept_in_every_kind(store: Waited, clock: Clock) -> None:
+    kept = store.of(Thoughts)
+    said = [Message(Role.ASSISTANT, "because \ud800", channel="analysis")]
+    kept.remember("ann", "call\0", [*said, *said])
+    kept.remember("ann", "call\0", said)
+    assert kept.before("ann", ["x", "call\0"]) == {"call\0": tuple(said)}
+    assert kept.before("bob", ["call\0"]) == {} and kept.before("ann", []) == {}
+    assert store.used() == 0, "they take no room of responses"
+    clock.now += 3600
+    assert kept.before("ann", ["call\0"]) == {}
+
+
+def test_counters_add_up(store: Waited) -> None:
+    kept = store.of(Counters)
+    assert kept.add("ann", {"tokens": 3, "requests": 1}, 60) == {"tokens": 3, "requests": 1}
+    assert kept.add("ann", {"tokens": 0.5}, 60) == {"tokens": 3.5}
+    assert kept.add("ann", {"tokens": 1}, 120) == {"tokens": 1} and kept.add("bob", {}, 60) == {}
+    kept.add("bob", {"tokens": 2}, 60)
+    both = [("ann", "requests", 60, 1), ("ann", "tokens", 60, 3.5), ("bob", "tokens", 60, 2)]
+    assert kept.totals(60, 120) == both and len(kept.totals(0, 1 << 40)) == 4
+    kept.forget(owner="ann")
+    kept.forget(before=60)
+    assert kept.totals(0, 1 << 40) == both[2:]
+    kept.forget(before=61)
+    assert kept.totals(0, 1 << 40) == []
+
+
 # Time and room
 
 
@@ -222,8 +271,8 @@ def test_everything_goes_at_its_time(store: Waited, clock: Clock) -> None:
     assert store.used() == 0  # what had expired is gone from the file, too
 
 
-def test_the_oldest_make_room(clock: Clock) -> None:
-    store = waited(None, DAY, 10_000, clock=clock)
+def test_the_oldest_make_room(make: Make, clock: Clock) -> None:
+    store = make(DAY, 10_000, clock=clock)
     for n in range(30):
         store.put(stored(f"resp_{n}", text="x" * 500))
         if n == 10:
@@ -244,8 +293,10 @@ def test_the_oldest_make_room(clock: Clock) -> None:
     )
 
 
-def test_what_is_larger_than_all_room(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    store = waited(None, DAY, 5_000, clock=clock)
+def test_what_is_larger_than_all_room(
+    make: Make, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make(DAY, 5_000, clock=clock)
     store.put(stored("other"))
     store.put(stored("grows", status="in_progress"))
     store.put(stored("grows", text="x" * 5_000))
@@ -331,7 +382,8 @@ def test_one_server_a_file(tmp_path: Path) -> None:
     waited(tmp_path / "s.db", DAY, 1 << 20).close()
 
 
-def test_a_disk_that_fails(store: Waited, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = waited(tmp_path / "s.db", DAY, 1 << 20)
     store.put(stored())
     store.db.execute("PRAGMA query_only = ON")  # every write fails from here on
     store.put(stored("resp_2"))
@@ -342,6 +394,7 @@ def test_a_disk_that_fails(store: Waited, caplog: pytest.LogCaptureFixture) -> N
     assert store.get("ann", "resp_1") is not None and store.get("ann", "resp_2") is None
     store.put(stored("resp_3"))
     assert store.get("ann", "resp_3") is not None
+    store.close()
 
 
 def test_many_at_once(store: Waited) -> None:
@@ -574,9 +627,9 @@ def test_in_memory_responses_take_less_than_their_json() -> None:
     assert found is not None and found.response["text"] == long
 
 
-def test_approved_calls_count_in_the_quota() -> None:
+def test_approved_calls_count_in_the_quota(make: Make) -> None:
     """They have a share of it, in which the oldest results go first; responses make room."""
-    store = waited(None, DAY, 1 << 18)
+    store = make(DAY, 1 << 18)
     table = store.table()
     empty = store.used()
     for n in range(40):
@@ -592,8 +645,8 @@ def test_approved_calls_count_in_the_quota() -> None:
     assert not table.begin_call("ann", "mcpr_0"), "it is not run again"
 
 
-def test_a_result_that_is_cut_says_so() -> None:
-    table = waited(None, DAY, 1 << 18).table()
+def test_a_result_that_is_cut_says_so(make: Make) -> None:
+    table = make(DAY, 1 << 18).table()
     table.begin_call("ann", "mcpr_1")
     table.end_call("ann", "mcpr_1", ToolResult("z" * 50_000, failed=True))
     kept = table.ended_call("ann", "mcpr_1")
@@ -602,8 +655,8 @@ def test_a_result_that_is_cut_says_so() -> None:
     assert said is not None and kept.text.count("z") + int(said[1]) == 50_000
 
 
-def test_a_call_that_could_not_be_remembered_is_not_begun() -> None:
-    store = waited(None, DAY, 1 << 14)
+def test_a_call_that_could_not_be_remembered_is_not_begun(make: Make) -> None:
+    store = make(DAY, 1 << 14)
     table = store.table()
     with pytest.raises(StoreFull, match="--store-bytes"):
         for n in range(1000):
@@ -659,8 +712,8 @@ def test_calls_of_an_earlier_version_count(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_response_that_calls_leave_no_room_for_is_refused(tmp_path: Path) -> None:
-    store = waited(None, DAY, 1 << 16)
+def test_a_response_that_calls_leave_no_room_for_is_refused(make: Make) -> None:
+    store = make(DAY, 1 << 16)
     table = store.table()
     for name in "abcd":
         table.begin_call("ann", name)
