@@ -35,6 +35,7 @@ from contextlib import contextmanager
 CONTEXT_EXCEEDED = "context_length_exceeded"  # the code of a prompt that does not fit
 DISK_FULL = "disk_full"  # the code of what could not be written
 STORE_FULL = "store_full"  # the code of what is more than may be kept
+STORE_UNREACHABLE = "store_unreachable"  # the code of a database that does not answer now
 
 
 class OssiaError(Exception):

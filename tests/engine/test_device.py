@@ -18,8 +18,8 @@ from torch import Tensor
 from ossia import checkpoint
 from ossia.config import ModelConfig
 from ossia.engine import Engine, SamplingParams
+from ossia.engine.device.graphs import MOST_ROWS, Compute, DecodeGraphs, captured, rounded
 from ossia.engine.forward import forward_of
-from ossia.engine.graphs import MOST_ROWS, Compute, DecodeGraphs, captured, rounded
 from ossia.engine.kv import DeviceCache
 from ossia.engine.pages import PageTables
 from ossia.engine.request import Request

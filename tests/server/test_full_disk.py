@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 from tiny_model import environment
+from waited_store import waited
 
 from ossia.commands import serve
 from ossia.errors import RequestError
-from ossia.server.responses.store import DiskFull, Store
+from ossia.server.store.protocol import DiskFull
 
 SAYS = "<|channel|>final<|message|>Hi<|return|>"
 FULL = "the disk that responses are kept on is full"
+TESTS = str(Path(__file__).parents[1])
 pytestmark = pytest.mark.anyio
 
 
@@ -63,7 +65,7 @@ async def test_who_asks_is_told(client_for: Any, caplog: Any, what: str) -> None
     method, path, body = REQUESTS[what]
     async with client_for(SAYS) as client:
         made = (await client.post("/v1/conversations")).json()["id"]
-        store = client.app.state.service.store
+        store = client.app.state.service.store.database
         store._db = FullDisk(store._db)
         url = path.format(conversation=f"/v1/conversations/{made}")
         answer = await client.request(method, url, json=body)
@@ -79,7 +81,7 @@ async def test_who_asks_is_told(client_for: Any, caplog: Any, what: str) -> None
 
 async def test_what_needs_no_disk_is_answered(client_for: Any) -> None:
     async with client_for(SAYS) as client:
-        store = client.app.state.service.store
+        store = client.app.state.service.store.database
         store._db = FullDisk(store._db)
         chat = {"messages": [{"role": "user", "content": "Hi"}]}
         assert (await client.post("/v1/chat/completions", json=chat)).status_code == 200
@@ -93,9 +95,9 @@ async def test_a_disk_that_fills_up_meanwhile_costs_no_answer(client_for: Any, c
         store = client.app.state.service.store
         check = store.check_writable
 
-        def fill() -> None:
-            check()
-            store._db = FullDisk(store._db)
+        async def fill() -> None:
+            await check()
+            store.database._db = FullDisk(store.database._db)
 
         store.check_writable = fill
         answer = await client.post("/v1/responses", json={"input": "Hi"})
@@ -156,9 +158,12 @@ def test_a_secret_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monk
 CODE = """
 import sys
 from pathlib import Path
-from ossia.server.responses.store import DiskFull, Store, StoredResponse
+from ossia.server.store.protocol import DiskFull
+from ossia.server.store.tables import StoredResponse
+sys.path.append(sys.argv[2])
+from waited_store import waited
 folder = Path(sys.argv[1])
-store = Store(folder / "s.db", 1e6, 1 << 30)
+store = waited(folder / "s.db", 1e6, 1 << 30)
 stored = StoredResponse("resp_1", "", {"status": "completed", "x": "x" * 20_000}, [], [])
 store.put(stored)
 (folder / "ballast").write_bytes(b"")
@@ -182,7 +187,7 @@ assert store.get("", "resp_1") is not None
 (folder / "ballast").unlink()
 store.check_writable()
 store.close()
-print(len(Store(folder / "s.db", 1e6, 1 << 30).get("", "resp_1").response["x"]))
+print(len(waited(folder / "s.db", 1e6, 1 << 30).get("", "resp_1").response["x"]))
 """
 
 
@@ -200,7 +205,7 @@ def small_disk(tmp_path: Path) -> Iterator[list[str]]:
 
 
 def test_a_disk_of_256_kib(small_disk: list[str], tmp_path: Path) -> None:
-    command = [*small_disk, sys.executable, "-c", CODE, str(tmp_path)]
+    command = [*small_disk, sys.executable, "-c", CODE, str(tmp_path), TESTS]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr
     number, told, *rest = done.stdout.splitlines()
@@ -208,12 +213,12 @@ def test_a_disk_of_256_kib(small_disk: list[str], tmp_path: Path) -> None:
 
 
 def test_the_error_is_of_its_own_kind(tmp_path: Path) -> None:
-    store = Store(tmp_path / "s.db", 1e6, 1 << 30)
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    store = waited(tmp_path / "s.db", 1e6, 1 << 30)
+    pages = store.db.execute("PRAGMA page_count").fetchone()[0]
+    store.db.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(DiskFull, match=FULL) as caught:
         store.new_conversation("", {"a": json.dumps(["x"] * 10_000)})
     assert caught.value.code == "disk_full"
-    store._db.execute("PRAGMA max_page_count = 100000")
+    store.db.execute("PRAGMA max_page_count = 100000")
     store.new_conversation("", {"a": json.dumps(["x"] * 10_000)})
     store.close()

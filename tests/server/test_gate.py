@@ -500,7 +500,7 @@ async def test_a_page_from_elsewhere_changes_nothing(
 ) -> None:
     async with client_for(SAYS) as client:
         made = (await client.post("/v1/conversations", headers={"host": "server"})).json()
-        before = client.app.state.service.store.used
+        before = await client.app.state.service.store.used()
         place = f"/v1/conversations/{made['id']}"
         for method, path in (
             ("POST", "/v1/conversations"),
@@ -512,7 +512,9 @@ async def test_a_page_from_elsewhere_changes_nothing(
             refused = await client.request(method, path, headers=headers | {"host": "server"})
             assert refused.status_code == 403, (method, path)
             assert refused.json()["error"]["code"] == "origin_not_allowed"
-        assert client.app.state.service.store.used == before and client.engine.submitted == []
+        assert (
+            await client.app.state.service.store.used() == before and client.engine.submitted == []
+        )
         looking = await client.get(place, headers=headers | {"host": "server"})
         assert looking.status_code == 200  # a browser does not show it to the page
 

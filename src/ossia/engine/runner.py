@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ossia.engine.budget import make_tables
+from ossia.engine.device.graphs import DecodeGraphs
 from ossia.engine.forward import Forward, forward_of
-from ossia.engine.graphs import DecodeGraphs
 from ossia.engine.kv import DeviceCache, NativeCache, TorchCache
 from ossia.engine.leading import Leading
 from ossia.engine.pages import PageCopy, PageTables

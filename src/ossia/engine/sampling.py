@@ -28,8 +28,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ossia.engine.device.sampling import NOT_A_NUMBER, NOTHING_ALLOWED, Wish, draw
 from ossia.engine.request import Constraint, SamplingParams
-from ossia.engine.sampling_device import NOT_A_NUMBER, NOTHING_ALLOWED, Wish, draw
 from ossia.errors import RequestError
 from ossia.kernels.cpu.library import SampleRow, library
 

@@ -69,6 +69,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.open()
         service.worker.start()
         service.warm()
         try:
@@ -79,7 +80,7 @@ def create_app(
             service.worker.stop()
             await service.close_tools()
             await service.mcp.close()
-            service.store.close()
+            await service.close()
 
     # No /docs: that page would load its parts from a third party.
     app = FastAPI(

@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import sys
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import Any
-
-from cachetools import LRUCache
+from typing import Any, TypeVar
 
 from ossia.engine.request import SamplingParams
 from ossia.errors import GrammarError, RequestError
@@ -35,11 +32,13 @@ from ossia.server.hosted.mcp import McpServers
 from ossia.server.hosted.uploads import Uploads
 from ossia.server.metrics import Metrics
 from ossia.server.places import Places
-from ossia.server.responses.approved import ApprovedTable
 from ossia.server.responses.background import Runs
-from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
 from ossia.server.settings import Settings
+from ossia.server.store.approved import ApprovedTable
+from ossia.server.store.opening import database_of
+from ossia.server.store.store import Store
+from ossia.server.store.thoughts import Thoughts
 from ossia.server.wire.conversation import effort_in
 from ossia.server.wire.documents import Documents
 from ossia.server.wire.errors import ApiError
@@ -54,11 +53,10 @@ from ossia.turn.events import TurnEvent
 from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
+T = TypeVar("T")
 UPLOADS = "uploads"  # the folder beside the containers
 COMPILERS = 2  # callers whose grammars are compiled at the same time; others take turns
-REASONING_KEPT = 8 << 20  # bytes of the reasoning that is remembered for calls
 OUT_OF_REACH = -1000.0  # a bias
-OVERHEAD = 600  # bytes of a message besides its text
 
 
 @dataclass(frozen=True)
@@ -118,17 +116,37 @@ class Service:
             limits = {key.name: key.limits.containers for key in settings.keys}
             containers.most_of = limits.get
             self.uploads = Uploads(containers.root / UPLOADS)
-        self.store = Store(settings.store_path, settings.store_ttl, settings.store_bytes)
-        self.approved = ApprovedCalls(ApprovedTable(self.store))
+        database = database_of(settings.store_url or settings.store_path)
+        self.store = Store(database, settings.store_ttl, settings.store_bytes)
+        self.thoughts = Thoughts(self.store)
+        self._approved = ApprovedTable(self.store)
+        self.approved = ApprovedCalls(self._approved)
         self.runs = Runs(self.store, max_running=settings.max_queue)
         self.documents = Documents()
         self.is_draining = False
         self._compilers = ThreadPoolExecutor(COMPILERS, "grammar")
         self._compiling = Places(COMPILERS)
         self._vocabulary: Future[Vocabulary] | None = None
-        self._thoughts: LRUCache[tuple[str, str], tuple[Message, ...]] = LRUCache(
-            REASONING_KEPT, getsizeof=_size
-        )
+        self._outlasting: set[asyncio.Future[Any]] = set()
+
+    async def open(self) -> None:
+        """Before the first request. Raises `StoreError`."""
+        await self.store.open()
+        await self._approved.open()
+        await self.runs.recover()
+
+    async def close(self) -> None:
+        """After the last one."""
+        if self._outlasting:
+            await asyncio.wait(self._outlasting)
+        await self.store.close()
+
+    async def outlasting(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of work that goes on to its end even if who waits for it is cancelled."""
+        task = asyncio.ensure_future(work)
+        self._outlasting.add(task)
+        task.add_done_callback(self._outlasting.discard)
+        return await asyncio.shield(task)
 
     @property
     def context(self) -> int:
@@ -316,23 +334,9 @@ class Service:
         self.runs.rest()
         gc.collect()
 
-    # Reasoning between calls. A client that drops it would have the model forget why it called.
-
-    def remember_thoughts(
+    async def remember_thoughts(
         self, caller: Caller, call_ids: Sequence[str], messages: Sequence[Message]
     ) -> None:
         """`messages`: those of the answer before its first call (analysis, preambles)."""
-        if not (call_ids and messages):
-            return
-        key = (caller.name, call_ids[0])
-        self._thoughts.pop(key, None)
-        with suppress(ValueError):  # larger than all that is kept
-            self._thoughts[key] = tuple(messages)
-
-    def thoughts_before(self, caller: Caller, call_id: str) -> tuple[Message, ...]:
-        """The remembered messages before an answer's first call; empty if there are none."""
-        return self._thoughts.get((caller.name, call_id), ())
-
-
-def _size(messages: Sequence[Message]) -> int:
-    return sum(sys.getsizeof(message.text) + OVERHEAD for message in messages)
+        if call_ids and messages:
+            await self.outlasting(self.thoughts.remember(caller.name, call_ids[0], messages))

@@ -243,11 +243,7 @@ class EngineWorker:
 
         self._commands.put(submit)
         try:
-            # asked after the put: what the thread is past, this still sees; of what it has taken on
-            # it tells the end
-            is_over = not self.is_alive or self._stopping
-            if is_over and mine.request_id is None and mine.queue.empty():
-                raise EngineStopped("the engine is not running")
+            self._check_taken(mine)
             while True:
                 got = await mine.queue.get()
                 if isinstance(got, Exception):
@@ -258,6 +254,14 @@ class EngineWorker:
         finally:
             mine.closed = True
             self._commands.put(lambda: self._forget(mine))
+
+    def _check_taken(self, mine: _Stream) -> None:
+        """Asked after the put: what the thread is past, this still sees; of what it has taken on
+        it tells the end. Raises `EngineStopped`.
+        """
+        is_over = not self.is_alive or self._stopping
+        if is_over and mine.request_id is None and mine.queue.empty():
+            raise EngineStopped("the engine is not running")
 
     async def prompt_logprobs(
         self, prompt: Sequence[int], top: int = 0, caller: str = "", *, is_batch: bool = False

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from ossia.harmony import Message, Role
-from ossia.server import Settings, service
-from ossia.server.access import Caller
+from ossia.server import Settings
 from ossia.server.chat.messages import harmony_messages
 from ossia.server.chat.routes import reasoning_before_calls
 from ossia.server.settings import ApiKey
+from ossia.server.store.sqlite import Sqlite
+from ossia.server.store.store import Store
+from ossia.server.store.thoughts import LASTS, Thoughts
 from ossia.turn.events import ToolCallItem
 
 pytestmark = pytest.mark.anyio
@@ -175,29 +178,43 @@ def test_thoughts_between_calls_of_one_message() -> None:
     assert [m.text for m in messages] == ["c1", "{}", "c2", "{}", "{}"]
 
 
-async def test_what_is_remembered_takes_only_so_much_memory(
-    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "REASONING_KEPT", 10_000)
-    async with client_for(FINAL) as client:
-        kept, caller = client.app.state.service, Caller("a")
-        for n in range(20):
-            kept.remember_thoughts(
-                caller, [f"call_{n}"], [Message(Role.ASSISTANT, "x" * 1000, channel="analysis")]
-            )
-        # again
-        kept.remember_thoughts(
-            caller, ["call_19"], [Message(Role.ASSISTANT, "y", channel="analysis")]
-        )
-        known = [n for n in range(20) if kept.thoughts_before(caller, f"call_{n}")]
-        assert (
-            known == list(range(14, 20)) and kept.thoughts_before(caller, "call_19")[0].text == "y"
-        )
-        kept.remember_thoughts(
-            caller, ["call_20"], [Message(Role.ASSISTANT, "x" * 20_000, channel="analysis")]
-        )
-        assert not kept.thoughts_before(caller, "call_20")  # more than all that is kept
-        kept.remember_thoughts(
-            caller, ["call_21"], [Message(Role.ASSISTANT, "x", channel="analysis")]
-        )
-        assert kept.thoughts_before(caller, "call_21")
+def thought(text: str) -> Message:
+    return Message(Role.ASSISTANT, text, channel="analysis")
+
+
+async def test_what_is_remembered_takes_only_so_much_memory() -> None:
+    store = Store(Sqlite(None), 1e6, 20_000)
+    kept = Thoughts(store)
+    calls = [f"call_{n}" for n in range(20)]
+    texts = {call: os.urandom(1000).hex() for call in calls}
+    for call in calls:
+        await kept.remember("a", call, [thought(texts[call])])
+    await kept.remember("a", "call_19", [thought("y \ud800")])  # again
+    known = await kept.before("a", calls)
+    assert list(known) == calls[-len(known) :] and 4 < len(known) < 10
+    assert known["call_19"] == (thought("y \ud800"),)
+    assert known["call_18"] == (thought(texts["call_18"]),)
+    await kept.remember("a", "call_20", [thought(os.urandom(9000).hex())])
+    assert not await kept.before("a", ["call_20"])  # more than all that is kept
+    assert await kept.before("a", ["call_19"])
+    await store.close()
+
+
+async def test_what_is_remembered_is_its_callers_for_an_hour() -> None:
+    now = [1e9]
+    store = Store(Sqlite(None), 1e6, 1 << 20, clock=lambda: now[0])
+    kept = Thoughts(store)
+    asked = ["call_1", "\ud800\0", *(f"other_{n}" for n in range(1200)), "call_1"]
+    for owner in ("a", "b"):
+        for call in asked[:2]:
+            await kept.remember(owner, call, [thought(f"{owner} {call!r}")])
+    for owner in ("a", "b"):
+        known = await kept.before(owner, asked)
+        assert known == {call: (thought(f"{owner} {call!r}"),) for call in asked[:2]}
+    assert not await kept.before("c", asked) and not await kept.before("a", [])
+    now[0] += LASTS
+    assert not await kept.before("a", asked)
+    await kept.remember("a", "call_2", [thought("x")])
+    async with store.session() as db:
+        assert await db.one("SELECT count(*) FROM thought") == (1,), "the others are gone"
+    await store.close()

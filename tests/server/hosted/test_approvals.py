@@ -14,9 +14,10 @@ from ossia.server.hosted.approvals import (
     ApprovedCalls,
     AskedFor,
 )
-from ossia.server.responses.approved import ApprovedTable
-from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
+from ossia.server.store.approved import ApprovedTable
+from ossia.server.store.sqlite import Sqlite
+from ossia.server.store.store import Store
 from ossia.tools import ToolResult
 
 DIGEST = "0123456789abcdef" * 2
@@ -70,7 +71,7 @@ def test_an_id_can_be_answered_for_so_long() -> None:
 
 
 def approved_calls() -> ApprovedCalls:
-    return ApprovedCalls(ApprovedTable(Store(None, 3600.0, 1 << 20)))
+    return ApprovedCalls(ApprovedTable(Store(Sqlite(None), 3600.0, 1 << 20)))
 
 
 def test_a_call_runs_once() -> None:

@@ -15,9 +15,10 @@ from ossia.server.access import Caller
 from ossia.server.hosted.approvals import ApprovedCalls
 from ossia.server.hosted.calls import Calls, allowed, names, tool_name
 from ossia.server.keys import parse_keys, toml_keys
-from ossia.server.responses.approved import ApprovedTable
-from ossia.server.responses.store import Store
 from ossia.server.settings import Limits
+from ossia.server.store.approved import ApprovedTable
+from ossia.server.store.sqlite import Sqlite
+from ossia.server.store.store import Store
 from ossia.tools import SessionKey, Sessions, ToolResult
 from ossia.tools.kinds import MCP
 from ossia.turn.events import BuiltinCallItem
@@ -39,7 +40,7 @@ class Counted:
 
 
 def approved() -> ApprovedCalls:
-    return ApprovedCalls(ApprovedTable(Store(None, 3600.0, 1 << 20)))
+    return ApprovedCalls(ApprovedTable(Store(Sqlite(None), 3600.0, 1 << 20)))
 
 
 class Clock:

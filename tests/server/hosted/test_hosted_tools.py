@@ -18,6 +18,9 @@ from responses_wire import CALL, CODE, FINAL, THOUGHT, Server, events_of, fold, 
 from ossia.server import Settings
 from ossia.server.access import secret_digest
 from ossia.server.settings import ApiKey, Limits
+from ossia.server.store.sqlite import Sqlite
+from ossia.server.store.store import Store
+from ossia.server.store.thoughts import Thoughts
 from ossia.tokenizer import Tokenizer
 from ossia.tools.browser import Browser, Corpus
 from ossia.tools.containers import Containers, Rules
@@ -370,7 +373,7 @@ def test_a_turn_that_the_client_keeps_sealed_goes_on_exactly(
     code = found.output[1]
     assert code.outputs is None and code.to_dict()["encrypted_content"]
     service: Any = server.client.app.state.service  # type: ignore[attr-defined]
-    service._thoughts.clear()  # as after a restart
+    service.thoughts = Thoughts(Store(Sqlite(None), 1e6, 1 << 20))  # as after an hour
     given += [item.to_dict() for item in found.output]
     call_id = found.output[-1].call_id
     given.append({"type": "function_call_output", "call_id": call_id, "output": "4"})

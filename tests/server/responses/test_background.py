@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from pydantic import TypeAdapter
 
 from ossia.server.responses import background
 from ossia.server.responses.background import LAST, Runs, replayed
-from ossia.server.responses.store import Store, StoredResponse
+from ossia.server.store.sqlite import Sqlite
+from ossia.server.store.store import Store
+from ossia.server.store.tables import StoredResponse
 from ossia.server.wire.errors import ApiError
 
 Event = dict[str, Any]
@@ -41,12 +43,13 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def store() -> Store:
-    return Store(None, 3600.0, 1 << 24)
+    return Store(Sqlite(None), 3600.0, 1 << 24)
 
 
 @asynccontextmanager
 async def running(store: Store, **limits: Any) -> AsyncIterator[Runs]:
     runs = Runs(store, **limits)
+    await runs.recover()
     try:
         yield runs
     finally:
@@ -62,12 +65,14 @@ def response(status: str = "in_progress", id: str = "r", **fields: Any) -> dict[
     } | fields  # fmt: skip
 
 
-def keep(store: Store, status: str = "in_progress", id: str = "r", owner: str = "ann") -> None:
-    store.put(StoredResponse(id, owner, response(status, id), [], []))
+async def keep(
+    store: Store, status: str = "in_progress", id: str = "r", owner: str = "ann"
+) -> None:
+    await store.put(StoredResponse(id, owner, response(status, id), [], []), again=True)
 
 
-def status(store: Store, id: str = "r", owner: str = "ann") -> str:
-    found = store.get(owner, id)
+async def status(store: Store, id: str = "r", owner: str = "ann") -> str:
+    found = await store.get(owner, id)
     assert found is not None
     return str(found.response["status"])
 
@@ -79,7 +84,7 @@ def delta(number: int) -> Event:
 class Feed:
     """A generator of events that a test drives: `await feed.say()` and the run has it."""
 
-    def __init__(self, at_end: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, at_end: Callable[[], Awaitable[None] | None] = lambda: None) -> None:
         self.queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
         self.number, self.closed, self.at_end = 0, False, at_end
 
@@ -91,7 +96,9 @@ class Feed:
                 yield event
         finally:
             self.closed = True
-            self.at_end()
+            last = self.at_end()
+            if last is not None:
+                await last
 
     async def say(self, count: int = 1) -> None:
         for _ in range(count):
@@ -144,7 +151,7 @@ async def test_followers_hear_what_was_and_what_comes(store: Store) -> None:
 async def test_the_generators_own_last_event_is_the_last(store: Store) -> None:
     async def events() -> AsyncGenerator[Event, None]:
         yield delta(0)
-        keep(store, "incomplete")
+        await keep(store, "incomplete")
         yield {"type": "response.incomplete", "sequence_number": 1, "response": {}}
 
     async with running(store) as runs:
@@ -165,13 +172,13 @@ async def test_a_follower_that_leaves_disturbs_nobody(store: Store) -> None:
             assert await anext(events) == delta(0)
         await feed.say()
         await feed.end()
-        assert numbers(await stays) == [0, 1, 2] and status(store) == "completed"
+        assert numbers(await stays) == [0, 1, 2] and await status(store) == "completed"
 
 
 async def test_nobody_follows_or_cancels_anothers(store: Store) -> None:
     async with running(store) as runs:
         feed = Feed()
-        keep(store)
+        await keep(store)
         runs.start("ann", "r", feed.events())
         await feed.say()
         assert not runs.cancel("bob", "r") and not await runs.delete("bob", "r")
@@ -188,7 +195,7 @@ async def test_cancel_reaches_the_generator(store: Store) -> None:
     """Both ways to end well: storing what there is, or leaving that to the run."""
     async with running(store) as runs:
         for stores in (True, False):
-            keep(store)
+            await keep(store)
             feed = Feed((lambda: keep(store, "cancelled")) if stores else lambda: None)
             runs.start("ann", "r", feed.events())
             await feed.say(2)
@@ -196,7 +203,9 @@ async def test_cancel_reaches_the_generator(store: Store) -> None:
             await settled()
             assert runs.cancel("ann", "r") and runs.cancel("ann", "r")
             await runs.ended("ann", "r")
-            assert feed.closed and status(store) == "cancelled" and not runs.cancel("ann", "r")
+            assert (
+                feed.closed and await status(store) == "cancelled" and not runs.cancel("ann", "r")
+            )
             last = (await listener)[-1]
             assert (last["type"], last["sequence_number"]) == ("response.incomplete", 2)
             assert last["response"]["status"] == "cancelled"
@@ -209,7 +218,7 @@ async def test_cancel_before_the_first_step_still_closes_what_the_generator_hold
     store: Store,
 ) -> None:
     async with running(store) as runs:
-        keep(store)
+        await keep(store)
         feed = Feed()
         held = feed.events()
         feed.queue.put_nowait(delta(0))
@@ -224,7 +233,7 @@ async def test_cancel_before_the_first_step_still_closes_what_the_generator_hold
         runs.start("ann", "r", wrapped())
         assert runs.cancel("ann", "r")
         await runs.ended("ann", "r")
-        assert feed.closed and status(store) == "cancelled"
+        assert feed.closed and await status(store) == "cancelled"
 
 
 async def test_a_generator_may_say_last_words_when_cancelled(store: Store) -> None:
@@ -233,7 +242,7 @@ async def test_a_generator_may_say_last_words_when_cancelled(store: Store) -> No
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            keep(store, "cancelled")
+            await keep(store, "cancelled")
             yield {"type": "response.incomplete", "sequence_number": 1, "response": {"mine": True}}
 
     async with running(store) as runs:
@@ -246,12 +255,12 @@ async def test_a_generator_may_say_last_words_when_cancelled(store: Store) -> No
 
 async def test_delete_stops_and_forgets(store: Store) -> None:
     async with running(store) as runs:
-        keep(store)
+        await keep(store)
         feed = Feed(lambda: keep(store, "cancelled"))
         runs.start("ann", "r", feed.events())
         await feed.say(2)
         assert await runs.delete("ann", "r") and not await runs.delete("ann", "r")
-        assert feed.closed and store.get("ann", "r") is None
+        assert feed.closed and await store.get("ann", "r") is None
         with pytest.raises(ApiError, match="no response"):
             await heard(runs)
 
@@ -270,7 +279,7 @@ async def test_a_run_that_fails(
     store: Store, error: Exception, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(store) as runs:
-        keep(store)
+        await keep(store)
         feed = Feed()
         runs.start("ann", "r", feed.events())
         await feed.say(2)
@@ -279,7 +288,7 @@ async def test_a_run_that_fails(
         assert (last["type"], last["sequence_number"]) == ("response.failed", 2)
         assert last["response"]["error"]["code"] == "server_error"
         assert message in last["response"]["error"]["message"] and "secret" not in str(last)
-        assert status(store) == "failed"
+        assert await status(store) == "failed"
         assert any(record.levelno == logging.ERROR for record in caplog.records) == isinstance(
             error, ValueError
         )
@@ -287,24 +296,26 @@ async def test_a_run_that_fails(
 
 async def test_what_fails_before_its_first_event_is_raised_to_who_listens(store: Store) -> None:
     async with running(store) as runs:
-        keep(store)
+        await keep(store)
         feed = Feed()
         runs.start("ann", "r", feed.events())
         listener = asyncio.create_task(heard(runs))
         await feed.end(ApiError(400, "too long", param="input"))
         with pytest.raises(ApiError, match="too long"):
             await listener
-        assert status(store) == "failed"
+        assert await status(store) == "failed"
 
 
 async def test_an_end_without_a_result_is_a_failure(store: Store) -> None:
     async with running(store) as runs:
-        keep(store, "queued")
+        await keep(store, "queued")
         feed = Feed()
         runs.start("ann", "r", feed.events())
         await feed.say()
         await feed.end()
-        assert status(store) == "failed" and (await heard(runs))[-1]["type"] == "response.failed"
+        assert (
+            await status(store) == "failed" and (await heard(runs))[-1]["type"] == "response.failed"
+        )
 
 
 async def test_what_is_not_stored_just_ends(store: Store) -> None:
@@ -327,7 +338,7 @@ async def test_close_waits_and_then_stops(store: Store) -> None:
     }
     feeds["silent"] = Feed()
     for id, feed in feeds.items():
-        keep(store, id=id)
+        await keep(store, id=id)
         runs.start("ann", id, feed.events())
         await feed.say()
     listener = asyncio.create_task(heard(runs, id="hangs"))
@@ -338,39 +349,36 @@ async def test_close_waits_and_then_stops(store: Store) -> None:
     assert caught.value.status == 503
     await feeds["ends"].end()
     await closing
-    assert [status(store, id) for id in feeds] == ["completed", "failed", "failed"]
+    assert [await status(store, id) for id in feeds] == ["completed", "failed", "failed"]
     assert all(feed.closed for feed in feeds.values())
-    found = store.get("ann", "hangs")
+    found = await store.get("ann", "hangs")
     assert found is not None and "stopped" in found.response["error"]["message"]
     assert (await listener)[-1]["type"] == "response.failed"
 
 
 async def test_a_client_that_cancelled_is_believed_at_the_end(store: Store) -> None:
     runs = Runs(store)
-    keep(store)
+    await keep(store)
     feed = Feed()
     runs.start("ann", "r", feed.events())
     await feed.say()
     runs.cancel("ann", "r")
     await runs.close()
-    assert status(store) == "cancelled"
+    assert await status(store) == "cancelled"
 
 
 async def test_what_a_dead_server_left_is_failed_at_the_next_start(tmp_path: Path) -> None:
-    store = Store(tmp_path / "s.db", 3600.0, 1 << 20)
-    keep(store, "in_progress", "a")
-    keep(store, "queued", "b", "bob")
-    keep(store, "completed", "c")
-    expires = store.get("ann", "a").expires  # type: ignore[union-attr]
-    store.close()
-    store = Store(tmp_path / "s.db", 3600.0, 1 << 20)
+    store = Store(Sqlite(tmp_path / "s.db"), 3600.0, 1 << 20)
+    await keep(store, "in_progress", "a")
+    await keep(store, "queued", "b", "bob")
+    await keep(store, "completed", "c")
+    expires = (await store.get("ann", "a")).expires  # type: ignore[union-attr]
+    await store.close()
+    store = Store(Sqlite(tmp_path / "s.db"), 3600.0, 1 << 20)
     async with running(store) as runs:
-        assert [status(store, "a"), status(store, "b", "bob"), status(store, "c")] == [
-            "failed",
-            "failed",
-            "completed",
-        ]
-        found = store.get("ann", "a")
+        assert await status(store, "a") == await status(store, "b", "bob") == "failed"
+        assert await status(store, "c") == "completed"
+        found = await store.get("ann", "a")
         assert (
             found is not None
             and found.expires == expires
@@ -379,7 +387,7 @@ async def test_what_a_dead_server_left_is_failed_at_the_next_start(tmp_path: Pat
         assert found.response["output"][0]["status"] == "incomplete"
         last = (await heard(runs, 41, id="a"))[-1]
         assert (last["type"], last["sequence_number"]) == ("response.failed", 42)
-    store.close()
+    await store.close()
 
 
 # What is kept
@@ -507,7 +515,7 @@ def test_whoever_follows_from_wherever_hears_the_rest(
     steps: list[str], data: st.DataObject
 ) -> None:
     async def play() -> None:
-        store = Store(None, 3600.0, 1 << 20)
+        store = Store(Sqlite(None), 3600.0, 1 << 20)
         async with running(store) as runs:
             feed = Feed(lambda: keep(store, "completed"))
             runs.start("ann", "r", feed.events())

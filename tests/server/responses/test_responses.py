@@ -478,7 +478,7 @@ async def test_who_goes_away_leaves_nothing_running(tokenizer: Tokenizer) -> Non
             with anyio.fail_after(5):
                 while engine.has_work():
                     await asyncio.sleep(0.01)
-            stored = app.state.service.store.get("", ids)
+            stored = await app.state.service.store.get("", ids)
             assert (stored is not None) == store
             if stored is not None:
                 assert (

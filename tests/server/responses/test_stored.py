@@ -21,8 +21,8 @@ from openai.types.responses import Response, ResponseItemList, ResponseStreamEve
 from pydantic import TypeAdapter
 
 from ossia.server import ScriptedEngine, Settings, create_app
-from ossia.server.responses.store import StoredResponse
 from ossia.server.settings import ApiKey
+from ossia.server.store.tables import StoredResponse
 from ossia.tokenizer import Tokenizer
 
 PATH = "/v1/responses"
@@ -273,7 +273,7 @@ async def test_events_that_are_not_kept_any_more(serve: Callable[..., Any]) -> N
             event["sequence_number"]
             for event in await streamed(client, response["id"], starting_after=99)
         ] == [100]
-        app.state.service.store.put(
+        await app.state.service.store.put(
             StoredResponse("r", "", response | {"status": "in_progress"}, [], [])
         )
         refused(await client.get(f"{PATH}/r?stream=true"), 400, "stream")
@@ -345,7 +345,7 @@ async def test_a_restart(serve: Callable[..., Any], tmp_path: Path) -> None:
         )
         assert (await streamed(client, cut))[-1]["type"] == "response.failed"
         # As if the machine had gone down in the midst of it:
-        app.state.service.store.put(
+        await app.state.service.store.put(
             StoredResponse("died", "", response | {"id": "died", "status": "in_progress"}, [], [])
         )
     async with serve(SAID, settings=settings) as (client, _):
@@ -394,7 +394,7 @@ async def test_what_the_openai_client_does(tokenizer: Tokenizer) -> None:
 def test_routes_are_documented(tokenizer: Tokenizer) -> None:
     app = create_app(ScriptedEngine([[1]]), tokenizer, Settings())
     paths = app.openapi()["paths"]
-    app.state.service.store.close()
+    asyncio.run(app.state.service.store.close())
     found = {
         (method, path): operation
         for path, operations in paths.items()

@@ -21,6 +21,7 @@ from ossia.server.chat.messages import harmony_messages
 from ossia.server.chat.types import ChatRequest, Reasoning, TemplateWishes
 from ossia.server.hosted.containers import attached_to
 from ossia.server.service import Effort, Service
+from ossia.server.wire.calls import call_ids
 from ossia.server.wire.conversation import continued, conversation_of
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import At
@@ -75,10 +76,10 @@ async def prompt_of(request: ChatRequest, service: Service, caller: Caller) -> C
     tools = tools_of(request, allowed)
     wanted = wanted_format(request)
     given = [message.model_dump() for message in request.messages]
-    instructions, messages = harmony_messages(
-        await service.documents.visit(attached_to(service, caller)).read(given, "messages"),
-        lambda call: service.thoughts_before(caller, call),
-    )
+    visit = service.documents.visit(attached_to(service, caller))
+    read = await visit.read(given, "messages")
+    remembered = await service.thoughts.before(caller.name, call_ids(read))
+    instructions, messages = harmony_messages(read, lambda id: remembered.get(id, ()))
     opening = None
     if request.continue_final_message:
         if request.add_generation_prompt:

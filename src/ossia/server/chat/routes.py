@@ -174,12 +174,12 @@ class _Answer:
                     case ItemEnd(item=ToolCallItem() as call):
                         calls.append(call)
                     case TurnEnd():
-                        self._remember(calls, event.messages)
+                        await self._remember(calls, event.messages)
                 yield event
 
-    def _remember(self, calls: Sequence[ToolCallItem], messages: Sequence[Message]) -> None:
+    async def _remember(self, calls: Sequence[ToolCallItem], messages: Sequence[Message]) -> None:
         for call, before in reasoning_before_calls(calls, messages):
-            self.service.remember_thoughts(self.caller, [call.call_id], before)
+            await self.service.remember_thoughts(self.caller, [call.call_id], before)
 
 
 def reasoning_before_calls(

@@ -78,13 +78,13 @@ class Approvals:
 class Ledger(Protocol):
     """What outlasts this process, where there is a file: calls that were begun, and results."""
 
-    def begin_call(self, owner: str, id: str) -> bool:
+    async def begin_call(self, owner: str, id: str) -> bool:
         """Whether nobody has begun it before. It is on the disk then, if there is one."""
         ...
 
-    def end_call(self, owner: str, id: str, result: ToolResult) -> None: ...
+    async def end_call(self, owner: str, id: str, result: ToolResult) -> None: ...
 
-    def ended_call(self, owner: str, id: str) -> ToolResult | None: ...
+    async def ended_call(self, owner: str, id: str) -> ToolResult | None: ...
 
 
 class ApprovedCalls:
@@ -103,14 +103,15 @@ class ApprovedCalls:
         key = (owner, id)
         if key in self._running:
             return await asyncio.shield(self._running[key])
-        if not self._ledger.begin_call(owner, id):
-            return self._ledger.ended_call(owner, id) or ToolResult(UNKNOWN, failed=True)
         told: asyncio.Future[ToolResult] = asyncio.get_running_loop().create_future()
         self._running[key] = told
         result = ToolResult(UNKNOWN, failed=True)
         try:
-            result = await run()
-            self._ledger.end_call(owner, id, result)
+            if await self._ledger.begin_call(owner, id):
+                result = await run()
+                await self._ledger.end_call(owner, id, result)
+            else:
+                result = await self._ledger.ended_call(owner, id) or result
             return result
         finally:
             del self._running[key]

@@ -5,7 +5,7 @@ Thin: input.py makes a conversation of the request, output.py the wire's events 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ossia.errors import ContainerError
-from ossia.harmony import Conversation, Message
+from ossia.harmony import Conversation
 from ossia.server.access import Caller, caller_of
 from ossia.server.answer import AnswerRequest
 from ossia.server.hosted.attached import Attached
@@ -25,6 +25,7 @@ from ossia.server.messages.input import read_messages
 from ossia.server.messages.output import Event, Writer, fold, tool_use_id
 from ossia.server.messages.types import CountRequest, MessagesRequest, WireMessage
 from ossia.server.service import Service
+from ossia.server.wire.calls import call_ids
 from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import api_router
@@ -78,15 +79,13 @@ async def _conversation(
     service: Service, body: CountRequest, caller: Caller, attached: Attached
 ) -> tuple[Conversation, Pages]:
     """And the pages that the browser showed before. `attached` gets the files."""
-
-    def remembered(id: str) -> Sequence[Message]:
-        return service.thoughts_before(caller, id)
-
     given = [message.model_dump() for message in body.messages]
     told = await service.documents.visit(attached).read(given, "messages")
     read = [WireMessage.model_validate(message) for message in told]
     whole = body.model_copy(update={"messages": read})
-    earlier = read_messages(whole, service.sealer.of(caller.name), remembered)
+    remembered = await service.thoughts.before(caller.name, call_ids(told))
+    sealer = service.sealer.of(caller.name)
+    earlier = read_messages(whole, sealer, lambda id: remembered.get(id, ()))
     conversation = conversation_of(
         earlier.messages,
         effort=body.effort(service).level,
@@ -189,7 +188,7 @@ async def _events(
                     calls.append(call)
                 case TurnEnd() if calls:
                     before = thoughts_before_calls(ask.tools, event.messages)
-                    service.remember_thoughts(caller, [tool_use_id(calls[0])], before)
+                    await service.remember_thoughts(caller, [tool_use_id(calls[0])], before)
             for out in writer.write(event):
                 yield out
 

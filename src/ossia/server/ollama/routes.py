@@ -24,6 +24,7 @@ from ossia.server.ollama.input import of_chat, of_prompt
 from ossia.server.ollama.output import Line, Lines, fold, now
 from ossia.server.ollama.types import ChatRequest, GenerateRequest, OllamaRequest, ShowRequest
 from ossia.server.service import Service
+from ossia.server.wire.calls import call_ids
 from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At, api_router
@@ -66,7 +67,9 @@ def _answers(service: Service) -> APIRouter:
             return reply(lines.done("load"))
         reader = ToolReader(service.tools_for(caller)).read(At(body.tools or [], "tools").items())
         tools = reader.tools(parallel=False)
-        asked = of_chat(body, lambda id: service.thoughts_before(caller, id))
+        given = [message.model_dump(include={"tool_calls"}) for message in body.messages]
+        remembered = await service.thoughts.before(caller.name, call_ids(given))
+        asked = of_chat(body, lambda id: remembered.get(id, ()))
         return await _answered(service, request, body, _asked(service, body, asked, tools), lines)
 
     @routes.post(
@@ -156,7 +159,7 @@ async def _lines(
                     first_call = first_call or call.call_id
                 case TurnEnd(messages=messages) if first_call:
                     before = thoughts_before_calls(ask.tools, messages)
-                    service.remember_thoughts(caller, [first_call], before)
+                    await service.remember_thoughts(caller, [first_call], before)
             for line in lines.write(event):
                 yield line
 

@@ -20,8 +20,10 @@ from typing import Any, Literal
 
 import orjson
 
-from ossia.server.responses.store import Store, StoredResponse, StoreError
-from ossia.server.wire.errors import ApiError, bad
+from ossia.server.store.protocol import StoreError
+from ossia.server.store.store import Store
+from ossia.server.store.tables import StoredResponse
+from ossia.server.wire.errors import FAILED, ApiError, bad
 
 log = logging.getLogger("ossia.server")
 Event = dict[str, Any]
@@ -37,17 +39,15 @@ LAST = {
 OVERHEAD = 64  # bytes of an event besides its JSON
 PACKED = 1 << 20  # bytes of events that are compressed in a few milliseconds
 RESTING = 1 << 20  # bytes of ended runs' events that stay while nothing is asked
+STOPPED = "the server stopped before the answer was complete"
 CLEANUP = 5.0  # seconds that stopped runs have to store what they have
 
 
 class Runs:
-    """`store`: responses in progress in it were left by an earlier server, and are marked as
-    failed.
-
-    A generator of events gets a cancel as `asyncio.CancelledError` at whatever it awaits. It should
-    store the response as cancelled with what there is so far, and may yield last events; if it does
-    not, the response is marked as cancelled here. If it ends without a last event, followers get
-    one made from the stored response.
+    """A generator of events gets a cancel as `asyncio.CancelledError` at whatever it awaits. It
+    should store the response as cancelled with what there is so far, and may yield last events; if
+    it does not, the response is marked as cancelled here. If it ends without a last event,
+    followers get one made from the stored response.
     """
 
     def __init__(
@@ -70,8 +70,11 @@ class Runs:
         self._bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None  # where the latest run began
         self._closing = False
-        for stored in store.unfinished():
-            self._finish(stored, "failed", "the server stopped before the answer was complete")
+
+    async def recover(self) -> None:
+        """Responses in progress were left by an earlier server, and are marked as failed."""
+        for stored in await self.store.unfinished():
+            await self._finish(stored, "failed", STOPPED)
 
     def start(self, owner: str, id: str, events: AsyncGenerator[Event, None]) -> None:
         """Takes `events` (dicts with "type" and "sequence_number" from 0, +1) as they come. Raises
@@ -88,8 +91,7 @@ class Runs:
         run = _Run(owner, id)
         self._running[key] = run
         self._loop = asyncio.get_running_loop()
-        run.task = self._loop.create_task(self._consume(run, events))
-        run.task.add_done_callback(lambda _: self._end(run))  # whatever ends it
+        run.task = self._loop.create_task(self._whole(run, events))
 
     async def follow(self, owner: str, id: str, after: int = -1) -> AsyncGenerator[Event, None]:
         """Events with a `sequence_number` above `after`, then new ones as they come, until the
@@ -99,7 +101,7 @@ class Runs:
         """
         run = self._run(owner, id)
         if run is None or (run.is_ended and after + 1 < run.first):
-            for event in self._replay(owner, id, after):
+            for event in await self._replay(owner, id, after):
                 yield event
             return
         news = asyncio.Event()
@@ -138,14 +140,14 @@ class Runs:
         """Waits until the run is over and the response is stored."""
         run = self._running.get((owner, id))
         if run is not None and run.task is not None:
-            await asyncio.wait((run.task,))  # its callback of `start` has run before
+            await asyncio.wait((run.task,))
 
     async def delete(self, owner: str, id: str) -> bool:
         """Stops the run, deletes its events and the stored response. False if there was none."""
         self.cancel(owner, id)
         await self.ended(owner, id)  # it would store itself again
         self._forget(self._ended.pop((owner, id), None))
-        return self.store.delete(owner, id)
+        return await self.store.delete(owner, id)
 
     async def close(self, grace: float = 0.0) -> None:
         """The server is stopping: runs have `grace` seconds to end, then they are stopped and
@@ -166,6 +168,12 @@ class Runs:
 
     # A run
 
+    async def _whole(self, run: _Run, events: AsyncGenerator[Event, None]) -> None:
+        try:
+            await self._consume(run, events)
+        finally:  # whatever ended it
+            await self._end(run)
+
     async def _consume(self, run: _Run, events: AsyncGenerator[Event, None]) -> None:
         run.has_begun = True
         try:
@@ -173,6 +181,9 @@ class Runs:
             async with aclosing(events):
                 async for event in events:
                     self._keep(run, event)
+        except asyncio.CancelledError:
+            if run.why is None:  # by nobody here
+                raise
         except Exception as error:
             run.error = error
             if isinstance(error, ApiError):
@@ -192,12 +203,13 @@ class Runs:
         self._limit()
         run.wake()
 
-    def _end(self, run: _Run) -> None:
-        """The task is over. The response is finished, and followers are told."""
+    async def _end(self, run: _Run) -> None:
+        """No more events come. The response is finished, and followers are told."""
+        run.is_ending = True
         try:
-            stored = self.store.get(run.owner, run.id)
+            stored = await self.store.get(run.owner, run.id)
             if stored is not None:
-                stored = self._settle(run, stored)
+                stored = await self._settle(run, stored)
                 if not (
                     run.last in LAST.values()
                     or run.last == "error"
@@ -216,26 +228,28 @@ class Runs:
             self._limit()
             run.wake()
 
-    def _settle(self, run: _Run, stored: StoredResponse) -> StoredResponse:
+    async def _settle(self, run: _Run, stored: StoredResponse) -> StoredResponse:
         status = stored.response["status"]
         if run.why == "stopped" and (
             not stored.is_finished or status == "cancelled"
         ):  # nobody cancelled it
-            return self._finish(
-                stored, "failed", "the server stopped before the answer was complete"
-            )
+            return await self._finish(stored, "failed", STOPPED, again=True)
         if stored.is_finished:
             return stored
         if run.why == "cancelled":
-            return self._finish(stored, "cancelled")
+            return await self._finish(stored, "cancelled")
         known = isinstance(run.error, ApiError)
-        return self._finish(
-            stored, "failed", str(run.error) if known else "the server failed; its log says more"
-        )
+        return await self._finish(stored, "failed", str(run.error) if known else FAILED)
 
-    def _finish(
-        self, stored: StoredResponse, status: str, message: str | None = None
+    async def _finish(
+        self,
+        stored: StoredResponse,
+        status: str,
+        message: str | None = None,
+        *,
+        again: bool = False,
     ) -> StoredResponse:
+        """What is kept then: another server may have ended it first."""
         error = None if message is None else {"code": "server_error", "message": message}
         output = [
             item | {"status": "incomplete"} if item.get("status") == "in_progress" else item
@@ -243,8 +257,9 @@ class Runs:
         ]
         response = stored.response | {"status": status, "error": error, "output": output}
         finished = replace(stored, response=response)
-        self.store.put(finished)
-        return finished
+        if await self.store.put(finished, again=again):
+            return finished
+        return await self.store.get(stored.owner, stored.id) or finished
 
     # What is kept
 
@@ -280,8 +295,8 @@ class Runs:
         if run is not None:
             self._bytes -= run.bytes
 
-    def _replay(self, owner: str, id: str, after: int) -> Iterator[Event]:
-        stored = self.store.get(owner, id)
+    async def _replay(self, owner: str, id: str, after: int) -> Iterator[Event]:
+        stored = await self.store.get(owner, id)
         if stored is None:
             raise ApiError(
                 404, f"there is no response {id!r}", param="response_id", code="response_not_found"
@@ -324,6 +339,7 @@ class _Run:
     followers: set[asyncio.Event] = field(default_factory=set)
     task: asyncio.Task[None] | None = None
     has_begun: bool = False
+    is_ending: bool = False
     why: Why | None = None  # it was stopped
     error: Exception | None = None  # it failed of
     ended: float = 0.0
@@ -344,7 +360,8 @@ class _Run:
             news.set()
 
     def stop(self, why: Why) -> None:
-        if self.why is None:  # a second cancel would disturb what the first one started
+        # a second cancel would disturb what the first one started
+        if self.why is None and not self.is_ending:
             self.why = why
             if self.has_begun:  # a generator that never began could not close what it holds
                 self.stop_if_told()

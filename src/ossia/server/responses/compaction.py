@@ -61,7 +61,10 @@ def asking(whole: Conversation) -> Conversation:
 
 
 async def summary(
-    service: Service, conversation: Conversation, tools: Toolbox, caller: Caller
+    service: Service,
+    conversation: Conversation,
+    tools: Toolbox,
+    caller: Caller,
 ) -> tuple[str, Usage]:
     """Of a conversation that asks for it. Raises `ApiError` if the model writes none."""
     silent = replace(tools, choice=ToolChoice("none"))

@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from ossia.server.access import caller_of
 from ossia.server.responses.conversations_items import checked_items, items_schema
-from ossia.server.responses.store import StoreFull
 from ossia.server.responses.stored import including
 from ossia.server.service import Service
+from ossia.server.store.protocol import StoreFull
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import Metadata, Part, api_router
 from ossia.server.wire.lists import DELETED_SCHEMA, LIST_SCHEMA, Page, listed, paging
@@ -84,8 +84,8 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _found(service: Service, request: Request, id: str) -> dict[str, Any]:
-    found = service.store.conversation(caller_of(request).name, id)
+async def _found(service: Service, request: Request, id: str) -> dict[str, Any]:
+    found = await service.store.conversation(caller_of(request).name, id)
     if found is None:
         raise no_conversation(id)
     return found
@@ -102,21 +102,24 @@ def _add_conversations(routes: APIRouter, service: Service) -> None:
         wanted = body or NewConversation()
         items = checked_items(wanted.items or ())
         with _room():
-            return reply(
-                store.new_conversation(caller_of(request).name, wanted.metadata or {}, items)
+            made = await store.new_conversation(
+                caller_of(request).name, wanted.metadata or {}, items
             )
+        return reply(made)
 
     @routes.get("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA))
     async def retrieve_conversation(request: Request, conversation_id: str) -> Response:
-        return reply(_found(service, request, conversation_id))
+        return reply(await _found(service, request, conversation_id))
 
     @routes.post("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA))
     async def update_conversation(
-        request: Request, conversation_id: str, body: ConversationUpdate
+        request: Request,
+        conversation_id: str,
+        body: ConversationUpdate,
     ) -> Response:
         """Replaces the metadata."""
         with _room():
-            updated = store.update_conversation(
+            updated = await store.update_conversation(
                 caller_of(request).name, conversation_id, body.metadata or {}
             )
         if updated is None:
@@ -126,7 +129,7 @@ def _add_conversations(routes: APIRouter, service: Service) -> None:
     @routes.delete("/{conversation_id}", responses=documented(DELETED_SCHEMA))
     async def delete_conversation(request: Request, conversation_id: str) -> Response:
         """Deletes a conversation and its items; responses that were made in it stay."""
-        if not store.delete_conversation(caller_of(request).name, conversation_id):
+        if not await store.delete_conversation(caller_of(request).name, conversation_id):
             raise no_conversation(conversation_id)
         return reply({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
@@ -142,8 +145,9 @@ def _add_items(routes: APIRouter, service: Service) -> None:
     async def list_items(
         request: Request, conversation_id: str, page: Annotated[Page, Depends(paging)]
     ) -> Response:
-        _found(service, request, conversation_id)
-        return reply(page.of(store.items(caller_of(request).name, conversation_id)))
+        await _found(service, request, conversation_id)
+        items = await store.items(caller_of(request).name, conversation_id)
+        return reply(page.of(items))
 
     @routes.post(
         "/{conversation_id}/items",
@@ -157,11 +161,10 @@ def _add_items(routes: APIRouter, service: Service) -> None:
         items = checked_items(body.items)
         try:
             with _room():
-                return reply(
-                    listed(store.add_items(caller_of(request).name, conversation_id, items))
-                )
+                added = await store.add_items(caller_of(request).name, conversation_id, items)
         except KeyError as error:
             raise no_conversation(conversation_id) from error
+        return reply(listed(added))
 
     @routes.get(
         "/{conversation_id}/items/{item_id}",
@@ -169,8 +172,8 @@ def _add_items(routes: APIRouter, service: Service) -> None:
         dependencies=[Depends(including)],
     )
     async def retrieve_item(request: Request, conversation_id: str, item_id: str) -> Response:
-        _found(service, request, conversation_id)
-        found = store.item(caller_of(request).name, conversation_id, item_id)
+        await _found(service, request, conversation_id)
+        found = await store.item(caller_of(request).name, conversation_id, item_id)
         if found is None:
             raise no_item(item_id)
         return reply(found)
@@ -178,7 +181,7 @@ def _add_items(routes: APIRouter, service: Service) -> None:
     @routes.delete("/{conversation_id}/items/{item_id}", responses=documented(CONVERSATION_SCHEMA))
     async def delete_item(request: Request, conversation_id: str, item_id: str) -> Response:
         """Answers with the conversation."""
-        found = _found(service, request, conversation_id)
-        if not store.delete_item(caller_of(request).name, conversation_id, item_id):
+        found = await _found(service, request, conversation_id)
+        if not await store.delete_item(caller_of(request).name, conversation_id, item_id):
             raise no_item(item_id)
         return reply(found)

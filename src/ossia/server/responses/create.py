@@ -28,9 +28,9 @@ from ossia.server.responses.items import Begun, Done, Include
 from ossia.server.responses.output import Event, ResponseBook
 from ossia.server.responses.prompt import Earlier, Prompt, Reading, read_prompt, shortened
 from ossia.server.responses.scope import session_of
-from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
+from ossia.server.store.tables import StoredResponse
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.output import extension, responses_usage, thoughts_before_calls
 from ossia.server.wire.sampling import NO_LIMIT
@@ -88,7 +88,7 @@ class ResponseService:
                 "store",
             )
         if body.is_stored or body.conversation_id is not None:
-            self.service.store.check_writable()
+            await self.service.store.check_writable()
         prompt = await self.read(body, caller, max_output=body.max_output_tokens)
         try:
             return await self._prepared(body, caller, prompt)
@@ -97,7 +97,10 @@ class ResponseService:
             raise
 
     async def _prepared(
-        self, body: ResponseRequest, caller: Caller, prompt: Prompt
+        self,
+        body: ResponseRequest,
+        caller: Caller,
+        prompt: Prompt,
     ) -> PendingResponse:
         wants_logprobs = "message.output_text.logprobs" in body.includes or bool(body.top_logprobs)
         params = self.service.sampling(
@@ -134,7 +137,12 @@ class ResponseService:
         return PendingResponse(body, caller, prompt, ask, book, compacts=compacts)
 
     async def _grammar(
-        self, body: ResponseRequest, prompt: Prompt, params: SamplingParams, *, compacts: bool
+        self,
+        body: ResponseRequest,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        compacts: bool,
     ) -> Grammars | None:
         """A conversation that is about to be shortened may be too long."""
 
@@ -158,7 +166,11 @@ class ResponseService:
             return None  # nothing will be sampled: the stream itself says so
 
     def _book(
-        self, response: dict[str, Any], include: Include, prompt: Prompt, caller: Caller
+        self,
+        response: dict[str, Any],
+        include: Include,
+        prompt: Prompt,
+        caller: Caller,
     ) -> ResponseBook:
         approvals = Approvals(self.service.sealer.of(caller.name))
         known = prompt.listed
@@ -172,7 +184,11 @@ class ResponseService:
         )
 
     def _response(
-        self, id: str, body: ResponseRequest, prompt: Prompt, params: SamplingParams
+        self,
+        id: str,
+        body: ResponseRequest,
+        prompt: Prompt,
+        params: SamplingParams,
     ) -> dict[str, Any]:
         """The Response object, with the defaults where the request says nothing."""
         reasoning = body.reasoning
@@ -223,7 +239,9 @@ class ResponseService:
     # The answer
 
     async def events(
-        self, pending: PendingResponse, patience: float
+        self,
+        pending: PendingResponse,
+        patience: float,
     ) -> AsyncGenerator[Event, None]:
         """The wire events. An error before the first event is raised, except that a stream tells a
         prompt that is too long as a `response.failed`, which agents wait for. After `patience`
@@ -237,14 +255,14 @@ class ResponseService:
                 async for step in steps:
                     if book.sequence == 0:
                         if pending.body.background:  # nobody could get it otherwise
-                            self.service.store.put(self._stored(pending), must=True)
+                            await self.service.store.put(self._stored(pending), must=True)
                         for event in book.begin():
                             yield event
                         if pending.body.background:
-                            self._keep(pending)
+                            await self._keep(pending)
                     for event in book.write(step) if step is not None else ():
                         if book.has_ended:
-                            self._keep(pending)
+                            await self._keep(pending)
                         yield event
         except Exception as error:
             told = ApiError.of(error)
@@ -258,12 +276,12 @@ class ResponseService:
             if pending.error.status == 500:
                 log.error("an answer failed", exc_info=error)
             for event in book.fail(pending.error):
-                self._keep(pending)
+                await self._keep(pending)
                 yield event
         finally:
             if book.sequence and not book.has_ended:
                 book.cancel()
-                self._keep(pending)
+                await self._keep(pending)
             pending.prompt.mcp.close()
 
     async def _steps(self, pending: PendingResponse) -> AsyncGenerator[Step, None]:
@@ -344,7 +362,11 @@ class ResponseService:
 
     # What is kept
 
-    def _keep(self, pending: PendingResponse) -> None:
+    async def _keep(self, pending: PendingResponse) -> None:
+        """Also when the client goes away meanwhile."""
+        await self.service.outlasting(self._kept(pending))
+
+    async def _kept(self, pending: PendingResponse) -> None:
         """Keeps what later requests need: the store's entry, the conversation's items, and the
         reasoning that led to calls.
         """
@@ -354,12 +376,12 @@ class ResponseService:
         prompt = pending.prompt
         if book.end is not None:
             thoughts = thoughts_before_calls(pending.ask.tools, book.end.messages)
-            self.service.remember_thoughts(pending.caller, book.call_ids, thoughts)
+            await self.service.remember_thoughts(pending.caller, book.call_ids, thoughts)
         if body.is_stored:
-            self.service.store.put(self._stored(pending))
+            await self.service.store.put(self._stored(pending))
         if body.conversation_id is not None and book.end is not None:
             try:
-                self.service.store.add_items(
+                await self.service.store.add_items(
                     owner, body.conversation_id, [*prompt.input, *book.response["output"]]
                 )
             except (
@@ -381,12 +403,12 @@ class ResponseService:
 
     # Items that a reference means without naming the response that they are from
 
-    def _thread(self, owner: str, id: str) -> str:
-        stored = self.service.store.with_item(owner, id)
+    async def _thread(self, owner: str, id: str) -> str:
+        stored = await self.service.store.with_item(owner, id)
         return "" if stored is None else stored.thread or stored.id
 
-    def _item(self, owner: str, id: str) -> Item | None:
-        stored = self.service.store.with_item(owner, id)
+    async def _item(self, owner: str, id: str) -> Item | None:
+        stored = await self.service.store.with_item(owner, id)
         if stored is None:
             return None
         return next(

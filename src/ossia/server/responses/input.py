@@ -15,8 +15,8 @@ import orjson
 from ossia.harmony import DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.hosted.told import cited_pages, marked_part, told_by
-from ossia.server.responses.store import PREFIXES
 from ossia.server.responses.tool_input import READERS, Related, Said
+from ossia.server.store.tables import PREFIXES
 from ossia.server.wire.content import result_part, text_of
 from ossia.server.wire.fields import At
 from ossia.tools.kinds import ITEMS
@@ -82,6 +82,20 @@ def wire_items(wanted: Any, find: Callable[[str], Item | None]) -> list[Item]:
     return items
 
 
+def references(wanted: Any) -> list[str]:
+    """The ids of the items that a request's input only names, each once."""
+    found: dict[str, None] = {}
+    for item in wanted if isinstance(wanted, list) else ():
+        if isinstance(item, Mapping) and isinstance(item.get("id"), str) and _is_reference(item):
+            found[item["id"]] = None
+    return list(found)
+
+
+def _is_reference(item: Mapping[str, Any]) -> bool:
+    kind = item.get("type")
+    return kind == "item_reference" or (not kind and "role" not in item)
+
+
 def _item(
     at: At,
     before: Mapping[str, Item],
@@ -89,8 +103,7 @@ def _item(
     find: Callable[[str], Item | None],
 ) -> Item:
     kind = at["type"].text("message" if "role" in at else "")
-    id = at["id"].value
-    if kind == "item_reference" or (not kind and isinstance(id, str)):
+    if kind == "item_reference" or (not kind and isinstance(at["id"].value, str)):
         return _referred(at, before, referred, find)
     if kind not in READ:
         raise at.wrong(f"is of type {kind!r:.80}; this server reads {', '.join(READ)}")

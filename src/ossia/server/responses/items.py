@@ -250,7 +250,9 @@ class MessageWriter(Writer):
 
 
 def _output_text(
-    text: str, annotations: list[dict[str, Any]], logprobs: list[dict[str, Any]]
+    text: str,
+    annotations: list[dict[str, Any]],
+    logprobs: list[dict[str, Any]],
 ) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs}
 

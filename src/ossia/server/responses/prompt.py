@@ -6,7 +6,7 @@ Knows wire types, the store's interface and Harmony's conversation; nothing of e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ossia.harmony import Conversation, Message, Role, SystemContent
@@ -15,12 +15,20 @@ from ossia.server.hosted.approvals import ApprovalError, Approvals, AskedFor
 from ossia.server.hosted.attached import Attached
 from ossia.server.hosted.containers import attached_to
 from ossia.server.hosted.mcp import McpVisit, with_files
-from ossia.server.responses.input import Item, Reader, droppable, wire_items, without_first
+from ossia.server.responses.input import (
+    Item,
+    Reader,
+    droppable,
+    references,
+    wire_items,
+    without_first,
+)
 from ossia.server.responses.tool_input import asked_for
 from ossia.server.responses.tools import WireTools, wire_tools
 from ossia.server.responses.types import PromptRequest
 from ossia.server.sealing import Sealer, SealError, log_unopened
 from ossia.server.service import Effort, Service
+from ossia.server.wire.calls import call_ids
 from ossia.server.wire.conversation import continued, conversation_of
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import At
@@ -107,8 +115,13 @@ class Earlier:
     item_reference means. `thread`: the one that the answer with an item belongs to; "": none.
     """
 
-    find: Callable[[str], Item | None]
-    thread: Callable[[str], str]
+    find: Callable[[str], Awaitable[Item | None]]
+    thread: Callable[[str], Awaitable[str]]
+
+    async def items(self, ids: Iterable[str]) -> dict[str, Item]:
+        """Those that there are."""
+        found = {id: await self.find(id) for id in ids}
+        return {id: item for id, item in found.items() if item is not None}
 
 
 async def read_prompt(
@@ -121,10 +134,11 @@ async def read_prompt(
     max_output: int | None = None,
 ) -> Prompt:
     """Raises `ApiError` naming the field that is wrong. The prompt's `mcp` is to be closed."""
-    history, thread = _history(service, body, caller)
-    by_id = {item.get("id"): item for item in history}
-    given = wire_items(body.input, lambda id: by_id.get(id) or earlier.find(id))
-    thread = thread or _thread_of(given, earlier)
+    history, thread = await _history(service, body, caller)
+    by_id = {str(item.get("id")): item for item in history}
+    wanted = [id for id in references(body.input) if id not in by_id]
+    given = wire_items(body.input, (by_id | await earlier.items(wanted)).get)
+    thread = thread or await _thread_of(given, earlier)
     is_triggered = _is_triggered(given)
     if is_triggered:
         given = given[:-1]
@@ -170,12 +184,12 @@ async def _read(
     word = body.reasoning.effort if body.reasoning is not None else None
     seals = _Seals(sealer)
     approvals = Approvals(sealer)
+    calls = call_ids((*history, *draft.input))
+    remembered = await service.thoughts.before(caller.name, calls)
 
     def read(items: Sequence[Item], first: int) -> Reading:
         before = "conversation" if body.conversation_id else "previous_response_id"
-        reader = Reader(
-            seals.open, lambda call_id: service.thoughts_before(caller, call_id), first, before
-        )
+        reader = Reader(seals.open, lambda id: remembered.get(id, ()), first, before)
         reader.read(items)
         instructions = "\n\n".join(filter(None, (body.instructions, *reader.leading)))
         approved = _approved(reader, draft.tools, approvals)
@@ -280,7 +294,7 @@ def _format(body: PromptRequest) -> AnswerFormat:
     return answer_format(At(wanted, "text.format"))
 
 
-def _history(service: Service, body: PromptRequest, caller: Caller) -> tuple[list[Item], str]:
+async def _history(service: Service, body: PromptRequest, caller: Caller) -> tuple[list[Item], str]:
     """The earlier items, from the store, and the thread that they are from."""
     id = body.previous_response_id
     conversation = body.conversation_id
@@ -289,17 +303,17 @@ def _history(service: Service, body: PromptRequest, caller: Caller) -> tuple[lis
             "a request continues a response or a conversation, not both", "previous_response_id"
         )
     if conversation:
-        if service.store.conversation(caller.name, conversation) is None:
+        if await service.store.conversation(caller.name, conversation) is None:
             raise ApiError(
                 404,
                 f"there is no conversation {conversation!r}",
                 param="conversation",
                 code="not_found",
             )
-        return service.store.items(caller.name, conversation), conversation
+        return await service.store.items(caller.name, conversation), conversation
     if not id:
         return [], ""
-    found = service.store.get(caller.name, id)
+    found = await service.store.get(caller.name, id)
     if found is None:
         raise bad(
             f"there is no response {id!r}", "previous_response_id", "previous_response_not_found"
@@ -310,11 +324,11 @@ def _history(service: Service, body: PromptRequest, caller: Caller) -> tuple[lis
     return items, found.thread or id
 
 
-def _thread_of(given: Sequence[Item], earlier: Earlier) -> str:
+async def _thread_of(given: Sequence[Item], earlier: Earlier) -> str:
     """That of the last call that we ran, for clients that send the items of stored answers."""
     for item in reversed(given):
         if item["type"] in ITEMS:
-            return earlier.thread(item["id"])
+            return await earlier.thread(item["id"])
     return ""
 
 

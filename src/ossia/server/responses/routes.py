@@ -83,7 +83,9 @@ def _follow(service: Service, pending: PendingResponse) -> AsyncGenerator[Event,
 
 
 async def _listen(
-    service: Service, pending: PendingResponse, events: AsyncGenerator[Event, None]
+    service: Service,
+    pending: PendingResponse,
+    events: AsyncGenerator[Event, None],
 ) -> AsyncGenerator[Event, None]:
     """A run with one listener, which ends when the listener goes. It starts when the client begins
     to listen, so a client that has gone by then leaves nothing running. If there is no room for a

@@ -26,7 +26,11 @@ Declared = Sequence[Mapping[str, Any]]
 
 
 async def session_of(
-    service: Service, caller: Caller, tools: Declared, prompt: Prompt, id: str
+    service: Service,
+    caller: Caller,
+    tools: Declared,
+    prompt: Prompt,
+    id: str,
 ) -> SessionKey:
     """`tools`: as the request declares them; `id`: of the response, which begins a thread if it
     goes on with none. The request's files are in the container then. Raises `ApiError`.
@@ -49,7 +53,11 @@ async def session_of(
 
 
 def _container(
-    service: Service, caller: Caller, tools: Declared, prompt: Prompt, thread: str
+    service: Service,
+    caller: Caller,
+    tools: Declared,
+    prompt: Prompt,
+    thread: str,
 ) -> str:
     """The id of the container that is asked for, or that was used last; empty for the one of the
     thread, which is made when code runs.

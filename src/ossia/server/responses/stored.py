@@ -17,9 +17,9 @@ from starlette.responses import Response
 
 from ossia.server.access import caller_of
 from ossia.server.responses.background import Event
-from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import RESPONSE_SCHEMA
 from ossia.server.service import Service
+from ossia.server.store.tables import StoredResponse
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.lists import DELETED_SCHEMA, LIST_SCHEMA, Page, paging
 from ossia.server.wire.replies import EVENTS, documented, reply
@@ -60,8 +60,8 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["responses"], dependencies=[Depends(including)])
     runs = service.runs
 
-    def find(request: Request, response_id: str) -> StoredResponse:
-        found = service.store.get(caller_of(request).name, response_id)
+    async def find(request: Request, response_id: str) -> StoredResponse:
+        found = await service.store.get(caller_of(request).name, response_id)
         if found is None:
             raise not_found(response_id)
         return found
@@ -78,7 +78,7 @@ def router(service: Service) -> APIRouter:
         """A stored response; with `stream`, its events from the first, or after the one named,
         until the last.
         """
-        found = find(request, response_id)
+        found = await find(request, response_id)
         if not stream:
             return reply(found.response)
         after = -1 if starting_after is None else max(starting_after, -1)
@@ -88,20 +88,20 @@ def router(service: Service) -> APIRouter:
     @routes.delete("/v1/responses/{response_id}", responses=documented(DELETED_SCHEMA))
     async def delete_response(request: Request, response_id: str) -> Response:
         """Deletes a stored response; one in progress is stopped."""
-        find(request, response_id)
+        await find(request, response_id)
         await runs.delete(caller_of(request).name, response_id)
         return reply({"id": response_id, "object": "response", "deleted": True})
 
     @routes.post("/v1/responses/{response_id}/cancel", responses=documented(RESPONSE_SCHEMA))
     async def cancel_response(request: Request, response_id: str) -> Response:
         """Stops a response made with `background`. One that has ended is returned as it is."""
-        found = find(request, response_id)
+        found = await find(request, response_id)
         if not found.response.get("background"):
             why = "only responses made with background: true can be cancelled"
             raise bad(why, "response_id", "not_background")
         if runs.cancel(found.owner, response_id):
             await runs.ended(found.owner, response_id)
-            found = find(request, response_id)
+            found = await find(request, response_id)
         return reply(found.response)
 
     @routes.get("/v1/responses/{response_id}/input_items", responses=documented(LIST_SCHEMA))
@@ -111,7 +111,7 @@ def router(service: Service) -> APIRouter:
         """The items that the response was made from: those of the conversation or of the responses
         before it, too.
         """
-        found = find(request, response_id)
+        found = await find(request, response_id)
         return reply(page.of([*found.history, *found.input]))
 
     return routes

@@ -131,7 +131,12 @@ class Said:
             self.has_call = False
 
     def called(
-        self, recipient: str, body: str, call_id: str | None = None, *, is_json: bool = True
+        self,
+        recipient: str,
+        body: str,
+        call_id: str | None = None,
+        *,
+        is_json: bool = True,
     ) -> None:
         """A call. `call_id`: by which its result finds it."""
         if call_id is not None:

@@ -106,6 +106,9 @@ class ApiError(Exception):
                 return cls(error.status_code, str(error.detail), headers=error.headers)
             case OssiaError(code=errors.DISK_FULL | errors.STORE_FULL):
                 return cls(507, str(error), code=error.code)
+            case OssiaError(code=errors.STORE_UNREACHABLE):
+                headers = {"Retry-After": "5"}
+                return cls(503, str(error), code=error.code, headers=headers)
             case OSError(errno=errno.ENOSPC | errno.EDQUOT):
                 return cls(507, NO_SPACE, code=errors.DISK_FULL)
             case OssiaError():

@@ -4,14 +4,14 @@ be.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sqlite3
 import stat
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,21 +22,20 @@ from amounts import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from waited_store import Waited, waited
 
+from ossia.harmony import Message, Role
 from ossia.server.hosted.approvals import LASTS
-from ossia.server.responses.approved import GONE, ApprovedTable
-from ossia.server.responses.store import (
-    OVERHEAD,
-    SHORT,
-    Store,
-    StoredResponse,
-    StoreError,
-    StoreFull,
-)
+from ossia.server.store.approved import GONE
+from ossia.server.store.counters import Counters
+from ossia.server.store.protocol import StoreError, StoreFull
+from ossia.server.store.tables import OVERHEAD, SHORT, StoredResponse
+from ossia.server.store.thoughts import Thoughts
 from ossia.server.wire.errors import ApiError
 from ossia.tools import ToolResult
 
 DAY = 24 * 3600.0
+Make = Callable[..., Waited]
 
 
 class Clock:
@@ -51,11 +50,9 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["file", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    made = Store(tmp_path / "s.db" if request.param == "file" else None, DAY, 1 << 20, clock=clock)
-    yield made
-    made.close()
+@pytest.fixture
+def store(make: Callable[..., Waited], clock: Clock) -> Waited:
+    return make(DAY, 1 << 20, clock=clock)
 
 
 def stored(id: str = "resp_1", owner: str = "ann", **fields: Any) -> StoredResponse:
@@ -72,7 +69,7 @@ def message(text: str, **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def test_response_comes_back_until_it_is_deleted(store: Store, clock: Clock) -> None:
+def test_response_comes_back_until_it_is_deleted(store: Waited, clock: Clock) -> None:
     assert store.get("ann", "resp_1") is None
     store.put(stored(status="in_progress", text="é\u2028\0"))
     found = store.get("ann", "resp_1")
@@ -93,10 +90,10 @@ def test_response_comes_back_until_it_is_deleted(store: Store, clock: Clock) -> 
         again is not None and again.response["status"] == "completed" and store.unfinished() == []
     )
     assert store.delete("ann", "resp_1") and not store.delete("ann", "resp_1")
-    assert store.get("ann", "resp_1") is None and store.used == 0
+    assert store.get("ann", "resp_1") is None and store.used() == 0
 
 
-def test_nobody_sees_anothers(store: Store) -> None:
+def test_nobody_sees_anothers(store: Waited) -> None:
     store.put(stored())
     store.put(stored(owner="bob", status="failed"))
     conversation = store.new_conversation("ann", {}, [message("hi", id="msg_1")])["id"]
@@ -117,7 +114,7 @@ def test_nobody_sees_anothers(store: Store) -> None:
     assert [item["id"] for item in store.items("ann", conversation)] == ["msg_1"]
 
 
-def test_a_response_is_no_conversation(store: Store) -> None:
+def test_a_response_is_no_conversation(store: Waited) -> None:
     store.put(stored())
     assert store.conversation("ann", "resp_1") is None and not store.delete_conversation(
         "ann", "resp_1"
@@ -126,7 +123,7 @@ def test_a_response_is_no_conversation(store: Store) -> None:
     assert store.get("ann", conversation) is None and not store.delete("ann", conversation)
 
 
-def test_items_of_a_conversation(store: Store, clock: Clock) -> None:
+def test_items_of_a_conversation(store: Waited, clock: Clock) -> None:
     made = store.new_conversation("ann", {"k": "v"}, [message("one", id="msg_1")])
     id = made["id"]
     assert made == {
@@ -151,11 +148,13 @@ def test_items_of_a_conversation(store: Store, clock: Clock) -> None:
     assert store.items("ann", id) == added
     assert store.update_conversation("ann", id, {"new": "x"}) == made | {"metadata": {"new": "x"}}
     assert store.conversation("ann", id) == made | {"metadata": {"new": "x"}}
-    assert store.delete_conversation("ann", id) and store.items("ann", id) == [] and store.used == 0
+    assert (
+        store.delete_conversation("ann", id) and store.items("ann", id) == [] and store.used() == 0
+    )
 
 
 def test_a_new_store_in_the_same_file_has_everything(tmp_path: Path) -> None:
-    first = Store(tmp_path / "deep" / "s.db", DAY, 1 << 20)
+    first = waited(tmp_path / "deep" / "s.db", DAY, 1 << 20)
     first.put(stored(status="queued"))
     conversation = first.new_conversation("ann", {"k": "v"}, [message("one")])["id"]
     before = (
@@ -163,47 +162,94 @@ def test_a_new_store_in_the_same_file_has_everything(tmp_path: Path) -> None:
         first.conversation("ann", conversation),
         first.items("ann", conversation),
     )
-    used = first.used
+    used = first.used()
     first.close()
-    second = Store(tmp_path / "deep" / "s.db", DAY, 1 << 20)
+    second = waited(tmp_path / "deep" / "s.db", DAY, 1 << 20)
     after = (
         second.get("ann", "resp_1"),
         second.conversation("ann", conversation),
         second.items("ann", conversation),
     )
-    assert after == before and None not in before and second.used == used
+    assert after == before and None not in before and second.used() == used
     assert [each.id for each in second.unfinished()] == ["resp_1"]
     second.close()
 
 
 def test_what_was_written_is_there_after_a_crash(tmp_path: Path) -> None:
-    store = Store(tmp_path / "s.db", DAY, 1 << 20)
+    store = waited(tmp_path / "s.db", DAY, 1 << 20)
     store.put(stored())
     for name in ("s.db", "s.db-wal"):  # as they are on the disk, without a close
         (tmp_path / "copy").mkdir(exist_ok=True)
         (tmp_path / "copy" / name).write_bytes((tmp_path / name).read_bytes())
     store.close()
-    copy = Store(tmp_path / "copy" / "s.db", DAY, 1 << 20)
+    copy = waited(tmp_path / "copy" / "s.db", DAY, 1 << 20)
     assert copy.get("ann", "resp_1") is not None
     copy.close()
 
 
 def test_only_the_owner_of_the_file_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
-    store = Store(path, DAY, 1 << 20)
+    store = waited(path, DAY, 1 << 20)
     store.put(stored())
     assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
     assert (tmp_path / "s.db-wal").exists()
     store.close()
     path.chmod(0o644)
-    Store(path, DAY, 1 << 20).close()
+    waited(path, DAY, 1 << 20).close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_has_ended_stays_as_it_ended(store: Waited) -> None:
+    """A cancel wins over an answer that comes late, whoever writes it."""
+    assert store.put(stored(status="in_progress"))
+    assert store.put(stored(status="cancelled"))
+    assert not store.put(stored(status="completed", late=True))
+    assert not store.put(stored(status="in_progress", late=True))
+    found = store.get("ann", "resp_1")
+    assert found.response == {"id": "resp_1", "status": "cancelled"}
+    assert store.put(stored(status="failed"), again=True)
+    assert store.get("ann", "resp_1").response["status"] == "failed"
+    assert store.put(stored(owner="bob", status="in_progress")), "it is another's"
+
+
+def test_unfinished_of_a_home(store: Waited) -> None:
+    for n, home in enumerate(("http://a", "http://b", "")):
+        store.put(replace(stored(f"resp_{n}", status="in_progress"), home=home))
+    assert [each.id for each in store.unfinished("http://b")] == ["resp_1"]
+    assert [each.home for each in store.unfinished()] == ["http://a", "http://b", ""]
+
+
+def test_thoughts_are_kept_in_every_kind(store: Waited, clock: Clock) -> None:
+    kept = store.of(Thoughts)
+    said = [Message(Role.ASSISTANT, "because \ud800", channel="analysis")]
+    kept.remember("ann", "call\0", [*said, *said])
+    kept.remember("ann", "call\0", said)
+    assert kept.before("ann", ["x", "call\0"]) == {"call\0": tuple(said)}
+    assert kept.before("bob", ["call\0"]) == {} and kept.before("ann", []) == {}
+    assert store.used() == 0, "they take no room of responses"
+    clock.now += 3600
+    assert kept.before("ann", ["call\0"]) == {}
+
+
+def test_counters_add_up(store: Waited) -> None:
+    kept = store.of(Counters)
+    assert kept.add("ann", {"tokens": 3, "requests": 1}, 60) == {"tokens": 3, "requests": 1}
+    assert kept.add("ann", {"tokens": 0.5}, 60) == {"tokens": 3.5}
+    assert kept.add("ann", {"tokens": 1}, 120) == {"tokens": 1} and kept.add("bob", {}, 60) == {}
+    kept.add("bob", {"tokens": 2}, 60)
+    both = [("ann", "requests", 60, 1), ("ann", "tokens", 60, 3.5), ("bob", "tokens", 60, 2)]
+    assert kept.totals(60, 120) == both and len(kept.totals(0, 1 << 40)) == 4
+    kept.forget(owner="ann")
+    kept.forget(before=60)
+    assert kept.totals(0, 1 << 40) == both[2:]
+    kept.forget(before=61)
+    assert kept.totals(0, 1 << 40) == []
 
 
 # Time and room
 
 
-def test_everything_goes_at_its_time(store: Store, clock: Clock) -> None:
+def test_everything_goes_at_its_time(store: Waited, clock: Clock) -> None:
     store.put(stored("old"))
     store.put(StoredResponse("own", "ann", {"status": "completed"}, [], [], expires=clock.now + 10))
     kept = store.new_conversation("ann", {})["id"]
@@ -222,16 +268,16 @@ def test_everything_goes_at_its_time(store: Store, clock: Clock) -> None:
         store.add_items("ann", left, [message("late")])
     assert store.conversation("ann", kept) is not None
     store.delete_conversation("ann", kept)
-    assert store.used == 0  # what had expired is gone from the file, too
+    assert store.used() == 0  # what had expired is gone from the file, too
 
 
-def test_the_oldest_make_room(clock: Clock) -> None:
-    store = Store(None, DAY, 10_000, clock=clock)
+def test_the_oldest_make_room(make: Make, clock: Clock) -> None:
+    store = make(DAY, 10_000, clock=clock)
     for n in range(30):
         store.put(stored(f"resp_{n}", text="x" * 500))
         if n == 10:
-            store.put(stored("resp_5", text="x" * 500))  # written again: young again
-        assert store.used <= 10_000
+            store.put(stored("resp_5", text="x" * 500), again=True)  # written again: young again
+        assert store.used() <= 10_000
     left = [n for n in range(30) if store.get("ann", f"resp_{n}") is not None]
     assert 10 < len(left) < 20 and left == list(range(30 - len(left), 30))
     conversation = store.new_conversation("ann", {})["id"]
@@ -247,22 +293,24 @@ def test_the_oldest_make_room(clock: Clock) -> None:
     )
 
 
-def test_what_is_larger_than_all_room(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    store = Store(None, DAY, 5_000, clock=clock)
+def test_what_is_larger_than_all_room(
+    make: Make, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make(DAY, 5_000, clock=clock)
     store.put(stored("other"))
     store.put(stored("grows", status="in_progress"))
     store.put(stored("grows", text="x" * 5_000))
     assert store.get("ann", "grows") is None, "what it was is not what it is"
     assert store.get("ann", "other") is not None and "grows is not kept" in caplog.text
     conversation = store.new_conversation("ann", {}, [message("one")])["id"]
-    before = store.used
+    before = store.used()
     with pytest.raises(StoreFull):
         store.add_items("ann", conversation, [message("ok"), message("x" * 5_000)])
     with pytest.raises(StoreFull):
         store.update_conversation("ann", conversation, {"k": "x" * 5_000})
     with pytest.raises(StoreFull):
         store.new_conversation("ann", {}, [message("x" * 5_000)])
-    assert len(store.items("ann", conversation)) == 1 and store.used == before
+    assert len(store.items("ann", conversation)) == 1 and store.used() == before
     assert store.get("ann", "other") is not None
 
 
@@ -290,7 +338,7 @@ def test_files_that_are_no_store(tmp_path: Path, make: Any, told: str) -> None:
     before = path.read_bytes() if path.is_file() else None
     mode = path.stat().st_mode
     with pytest.raises(StoreError, match=told) as caught:
-        Store(path, DAY, 1 << 20)
+        waited(path, DAY, 1 << 20)
     assert str(path) in str(caught.value)
     if told != "damaged":
         assert (
@@ -307,7 +355,7 @@ def _tables(path: Path, script: str) -> None:
 
 def _torn(path: Path) -> None:
     """A store in which a page of the middle is overwritten."""
-    store = Store(path, DAY, 1 << 20)
+    store = waited(path, DAY, 1 << 20)
     for n in range(200):
         store.put(stored(f"resp_{n}", text="x" * 300))
     store.close()
@@ -319,54 +367,52 @@ def _torn(path: Path) -> None:
 
 def test_an_empty_file_is_a_new_store(tmp_path: Path) -> None:
     (tmp_path / "s.db").touch()
-    store = Store(tmp_path / "s.db", DAY, 1 << 20)
+    store = waited(tmp_path / "s.db", DAY, 1 << 20)
     store.put(stored())
     assert store.get("ann", "resp_1") is not None
     store.close()
 
 
 def test_one_server_a_file(tmp_path: Path) -> None:
-    store = Store(tmp_path / "s.db", DAY, 1 << 20)
+    store = waited(tmp_path / "s.db", DAY, 1 << 20)
     with pytest.raises(StoreError, match="in use by another server"):
-        Store(tmp_path / "s.db", DAY, 1 << 20)
+        waited(tmp_path / "s.db", DAY, 1 << 20)
     store.put(stored())
     store.close()
-    Store(tmp_path / "s.db", DAY, 1 << 20).close()
+    waited(tmp_path / "s.db", DAY, 1 << 20).close()
 
 
-def test_a_disk_that_fails(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = waited(tmp_path / "s.db", DAY, 1 << 20)
     store.put(stored())
-    store._db.execute("PRAGMA query_only = ON")  # every write fails from here on
+    store.db.execute("PRAGMA query_only = ON")  # every write fails from here on
     store.put(stored("resp_2"))
     assert "resp_2 is not kept" in caplog.text
     with pytest.raises(StoreError, match="readonly"):
         store.new_conversation("ann", {})
-    store._db.execute("PRAGMA query_only = OFF")
+    store.db.execute("PRAGMA query_only = OFF")
     assert store.get("ann", "resp_1") is not None and store.get("ann", "resp_2") is None
     store.put(stored("resp_3"))
     assert store.get("ann", "resp_3") is not None
+    store.close()
 
 
-def test_threads(store: Store) -> None:
+def test_many_at_once(store: Waited) -> None:
     conversation = store.new_conversation("ann", {})["id"]
-    errors: list[BaseException] = []
+    made = store.made
 
-    def work(n: int) -> None:
-        try:
-            for k in range(25):
-                store.put(stored(f"resp_{n}_{k}", owner=f"owner {n}"))
-                store.add_items("ann", conversation, [message(f"{n} {k}"), message("more")])
-                assert store.get(f"owner {n}", f"resp_{n}_{k}") is not None
-        except BaseException as error:
-            errors.append(error)
+    async def work(n: int) -> None:
+        for k in range(25):
+            await made.put(stored(f"resp_{n}_{k}", owner=f"owner {n}"))
+            await made.add_items("ann", conversation, [message(f"{n} {k}"), message("more")])
+            assert await made.get(f"owner {n}", f"resp_{n}_{k}") is not None
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(work, range(8)))
+
+    store.loop.run_until_complete(all_of_them())
     items = store.items("ann", conversation)
-    assert errors == [] and len({item["id"] for item in items}) == len(items) == 400
+    assert len({item["id"] for item in items}) == len(items) == 400
     texts = [item["content"][0]["text"] for item in items]
     assert texts[1::2] == ["more"] * 200  # items that are added together stay together
     assert all(
@@ -394,8 +440,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = self.open()
         self.model: dict[tuple[str, str, str], dict[str, Any]] = {}
 
-    def open(self) -> Store:
-        return Store(self.directory / "s.db", 100.0, LIMIT, clock=self.clock)
+    def open(self) -> Waited:
+        return waited(self.directory / "s.db", 100.0, LIMIT, clock=self.clock)
 
     def teardown(self) -> None:
         self.store.close()
@@ -434,7 +480,7 @@ class StoreMachine(RuleBasedStateMachine):
             "history": [],
             "input": [{}],
         }
-        self.store.put(StoredResponse(id, owner, **entry))
+        self.store.put(StoredResponse(id, owner, **entry), again=True)
         self.write(("response", owner, id), entry)
 
     @rule(owner=OWNERS, id=IDS)
@@ -503,7 +549,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def holds_the_same(self) -> None:
-        assert self.store.used <= LIMIT
+        assert self.store.used() <= LIMIT
         for owner in ("ann", "bob"):
             for id in [f"id{n}" for n in range(4)]:
                 found, entry = self.store.get(owner, id), self.model.get(("response", owner, id))
@@ -514,10 +560,10 @@ class StoreMachine(RuleBasedStateMachine):
                 entry = self.model["conversation", owner, id]
                 assert self.store.conversation(owner, id) == entry["wire"]
                 assert self.store.items(owner, id) == entry["items"]
-        rows = self.store._db.execute("SELECT expires > ? FROM entry", (self.clock.now,)).fetchall()
+        rows = self.store.db.execute("SELECT expires > ? FROM entry", (self.clock.now,)).fetchall()
         assert [alive for (alive,) in rows if alive] == [1] * len(self.model)
         if len(rows) == len(self.model):  # nothing that expired waits for the next write
-            assert self.store.used == sum(self.size(each) for each in self.model.values())
+            assert self.store.used() == sum(self.size(each) for each in self.model.values())
 
 
 TestStoreMachine = StoreMachine.TestCase
@@ -529,11 +575,11 @@ TestStoreMachine.settings = settings(
 def test_a_response_is_found_by_its_items(tmp_path: Path) -> None:
     """By the newest that has one, for its owner alone, while it lives, also after a restart."""
     path = tmp_path / "responses.db"
-    store = Store(path, DAY, 1 << 20)
+    store = waited(path, DAY, 1 << 20)
     store.put(stored("resp_1"))
     store.put(stored("resp_2"))
     store.close()
-    store = Store(path, DAY, 1 << 20)
+    store = waited(path, DAY, 1 << 20)
     for expected in ("resp_2", "resp_1"):
         found = store.with_item("ann", "b")
         assert found is not None and found.id == expected
@@ -548,8 +594,8 @@ def test_approved_calls_are_begun_once_over_restarts(tmp_path: Path) -> None:
     now = [1e9]
     result = ToolResult("done \ud800", failed=True)
     for opening in range(3):
-        store = Store(path, DAY, 1 << 20, clock=lambda: now[0])
-        table = ApprovedTable(store)
+        store = waited(path, DAY, 1 << 20, clock=lambda: now[0])
+        table = store.table()
         assert table.begin_call("ann", "mcpr_1") == (opening == 0)
         assert table.begin_call("ann", f"mcpr_x{opening}")
         if opening == 1:
@@ -559,20 +605,20 @@ def test_approved_calls_are_begun_once_over_restarts(tmp_path: Path) -> None:
         assert table.begin_call("bob", f"{opening}")
         store.close()
     now[0] += LASTS
-    store = Store(path, DAY, 1 << 20, clock=lambda: now[0])
-    assert not ApprovedTable(store).begin_call("ann", "mcpr_1"), "its id can still be answered"
+    store = waited(path, DAY, 1 << 20, clock=lambda: now[0])
+    assert not store.table().begin_call("ann", "mcpr_1"), "its id can still be answered"
     now[0] += 2 * 3600
-    assert ApprovedTable(store).begin_call("ann", "mcpr_1")
+    assert store.table().begin_call("ann", "mcpr_1")
     store.close()
 
 
 def test_in_memory_responses_take_less_than_their_json() -> None:
-    store = Store(None, DAY, 1 << 20)
-    for n in range(100):
+    store = waited(None, DAY, 1 << 20)
+    for n in range(300):
         store.put(stored(f"resp_{n}", text=f"What is {n} + {n}? It is {2 * n}. " * 50))
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    size = store._db.execute("PRAGMA page_size").fetchone()[0]
-    assert pages * size < store.used / 2
+    pages = store.db.execute("PRAGMA page_count").fetchone()[0]
+    size = store.db.execute("PRAGMA page_size").fetchone()[0]
+    assert pages * size < store.used() / 2
     found = store.get("ann", "resp_7")
     assert found is not None and found.response["text"].startswith("What is 7 + 7?")
     long = os.urandom(SHORT).hex()
@@ -581,17 +627,17 @@ def test_in_memory_responses_take_less_than_their_json() -> None:
     assert found is not None and found.response["text"] == long
 
 
-def test_approved_calls_count_in_the_quota() -> None:
+def test_approved_calls_count_in_the_quota(make: Make) -> None:
     """They have a share of it, in which the oldest results go first; responses make room."""
-    store = Store(None, DAY, 1 << 18)
-    table = ApprovedTable(store)
-    empty = store.used
+    store = make(DAY, 1 << 18)
+    table = store.table()
+    empty = store.used()
     for n in range(40):
         store.put(stored(f"resp_{n}", text="x" * 8000))
         assert table.begin_call("ann", f"mcpr_{n}")
         table.end_call("ann", f"mcpr_{n}", ToolResult("y" * 6000))
-        assert store.used <= store.limit
-    assert store.used > empty + store.limit // 2
+        assert store.used() <= store.limit
+    assert store.used() > empty + store.limit // 2
     results = [table.ended_call("ann", f"mcpr_{n}") for n in range(40)]
     gone = [result == ToolResult(GONE, failed=True) for result in results]
     assert gone == sorted(gone, reverse=True) and gone[0] and not gone[-1]
@@ -599,8 +645,8 @@ def test_approved_calls_count_in_the_quota() -> None:
     assert not table.begin_call("ann", "mcpr_0"), "it is not run again"
 
 
-def test_a_result_that_is_cut_says_so() -> None:
-    table = ApprovedTable(Store(None, DAY, 1 << 18))
+def test_a_result_that_is_cut_says_so(make: Make) -> None:
+    table = make(DAY, 1 << 18).table()
     table.begin_call("ann", "mcpr_1")
     table.end_call("ann", "mcpr_1", ToolResult("z" * 50_000, failed=True))
     kept = table.ended_call("ann", "mcpr_1")
@@ -609,42 +655,56 @@ def test_a_result_that_is_cut_says_so() -> None:
     assert said is not None and kept.text.count("z") + int(said[1]) == 50_000
 
 
-def test_a_call_that_could_not_be_remembered_is_not_begun() -> None:
-    store = Store(None, DAY, 1 << 14)
-    table = ApprovedTable(store)
+def test_a_call_that_could_not_be_remembered_is_not_begun(make: Make) -> None:
+    store = make(DAY, 1 << 14)
+    table = store.table()
     with pytest.raises(StoreFull, match="--store-bytes"):
         for n in range(1000):
             assert table.begin_call("ann", f"mcpr_{n}")
             table.end_call("ann", f"mcpr_{n}", ToolResult("y" * 100))
     assert n > 10 and table.ended_call("ann", f"mcpr_{n}") is None
     assert ApiError.of(StoreFull("")).status == 507
-    assert store.used <= store.limit
+    assert store.used() <= store.limit
     assert not table.begin_call("ann", "mcpr_0")
     store.put(stored("resp_1"))  # nothing else is in the way
     assert store.get("ann", "resp_1") is not None
 
 
+UNDONE = {  # what a version has less than the next
+    5: ("DROP TABLE thought", "DROP TABLE replica", "DROP TABLE place", "DROP TABLE counter",
+        "ALTER TABLE used DROP COLUMN thoughts", "ALTER TABLE entry DROP COLUMN home"),
+    4: ("DROP TRIGGER call_begun", "DROP TRIGGER call_ended", "DROP TRIGGER call_gone",
+        "DROP INDEX approved_begun", "ALTER TABLE approved DROP COLUMN size",
+        "ALTER TABLE used DROP COLUMN calls"),
+    3: ("DROP TABLE approved",),
+    2: ("DROP TABLE part",),
+    1: ("ALTER TABLE entry DROP COLUMN thread",),
+}  # fmt: skip
+
+
+def as_before(db: sqlite3.Connection, version: int) -> None:
+    for undone, statements in UNDONE.items():
+        for statement in statements if undone >= version else ():
+            db.execute(statement)
+    db.execute(f"PRAGMA user_version = {version}")
+
+
 def test_calls_of_an_earlier_version_count(tmp_path: Path) -> None:
     """Also where they are more than the store may be now."""
     path = tmp_path / "old.db"
-    Store(path, DAY, 1 << 20).close()
+    waited(path, DAY, 1 << 20).close()
     with sqlite3.connect(path) as db:
-        for part in ("TRIGGER call_begun", "TRIGGER call_ended", "TRIGGER call_gone"):
-            db.execute(f"DROP {part}")
-        db.execute("DROP INDEX approved_begun")
-        db.execute("ALTER TABLE approved DROP COLUMN size")
-        db.execute("ALTER TABLE used DROP COLUMN calls")
+        as_before(db, 4)
         result = orjson.dumps({"text": "a" * 50_000, "failed": False})
         db.execute("INSERT INTO approved VALUES ('ann', 'mcpr_1', ?, ?)", (result, time.time()))
-        db.execute("PRAGMA user_version = 4")
     db.close()
-    store = Store(path, DAY, 1 << 20)
-    assert store.used > 50_000
-    assert ApprovedTable(store).ended_call("ann", "mcpr_1") == ToolResult("a" * 50_000)
+    store = waited(path, DAY, 1 << 20)
+    assert store.used() > 50_000
+    assert store.table().ended_call("ann", "mcpr_1") == ToolResult("a" * 50_000)
     store.close()
-    store = Store(path, DAY, 1 << 14)
-    table = ApprovedTable(store)
-    assert store.used < store.limit
+    store = waited(path, DAY, 1 << 14)
+    table = store.table()
+    assert store.used() < store.limit
     assert table.ended_call("ann", "mcpr_1") == ToolResult(GONE, failed=True)
     assert not table.begin_call("ann", "mcpr_1") and table.begin_call("ann", "mcpr_2")
     store.put(stored(), must=True)  # responses have room beside them
@@ -652,9 +712,9 @@ def test_calls_of_an_earlier_version_count(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_response_that_calls_leave_no_room_for_is_refused(tmp_path: Path) -> None:
-    store = Store(None, DAY, 1 << 16)
-    table = ApprovedTable(store)
+def test_a_response_that_calls_leave_no_room_for_is_refused(make: Make) -> None:
+    store = make(DAY, 1 << 16)
+    table = store.table()
     for name in "abcd":
         table.begin_call("ann", name)
         table.end_call("ann", name, ToolResult("x" * 3_500))
@@ -668,31 +728,26 @@ def test_a_response_that_calls_leave_no_room_for_is_refused(tmp_path: Path) -> N
     store.close()
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_a_file_of_an_earlier_version_is_read(tmp_path: Path, version: int) -> None:
     """The items of its responses are not known by themselves; in the oldest, responses know no
     thread: each begins one.
     """
     path = tmp_path / "old.db"
-    first = Store(path, DAY, 1 << 20)
+    first = waited(path, DAY, 1 << 20)
     first.put(replace(stored(), thread="resp_0"))
     first.close()
     with sqlite3.connect(path) as db:
-        db.execute("DROP TABLE approved")
-        db.execute("ALTER TABLE used DROP COLUMN calls")
-        if version < 3:
-            db.execute("DROP TABLE part")
-        if version == 1:
-            db.execute("ALTER TABLE entry DROP COLUMN thread")
-        db.execute(f"PRAGMA user_version = {version}")
+        as_before(db, version)
     db.close()
     for _ in range(2):
-        opened = Store(path, DAY, 1 << 20)
+        opened = waited(path, DAY, 1 << 20)
         found = opened.get("ann", "resp_1")
         assert found is not None and found.input == [{"id": "b"}]
         assert found.thread == ("" if version == 1 else "resp_0")
         assert (opened.with_item("ann", "b") is None) == (version < 3)
-        assert ApprovedTable(opened).ended_call("ann", "mcpr_1") is None
+        assert opened.table().ended_call("ann", "mcpr_1") is None
+        assert found.home == ""
         opened.put(stored("resp_2"))
         known = opened.with_item("ann", "b")
         assert known is not None and known.id == "resp_2"

@@ -1,0 +1,329 @@
+"""Responses and conversations that clients can come back for.
+
+Holds wire items (the JSON that clients send and get) and does not look into them, apart from their
+ids. What belongs to one owner does not exist for another. Everything goes at its time: `ttl`
+seconds after it was last written, and the oldest first when all of it together is larger than
+`limit` bytes. Knows no routes and nothing that runs, and of the database only `protocol.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import orjson
+
+from ossia.server.store.protocol import Database, Row, Statements, StoreError, StoreFull
+from ossia.server.store.tables import (
+    OVERHEAD,
+    PREFIXES,
+    UNFINISHED,
+    StoredResponse,
+    packed,
+    unpacked,
+)
+from ossia.turn.events import new_id
+
+log = logging.getLogger("ossia.server")
+NEXT = "(SELECT coalesce(max(written), 0) + 1 FROM entry)"
+COLUMNS = "id, owner, body, history, input, expires, thread, home"
+# An answer that comes late changes nothing of a response that was cancelled or given up meanwhile.
+PUT_RESPONSE = f"""
+INSERT INTO entry (
+    kind, owner, id, status, body, history, input, expires, size, thread, home, written
+)
+VALUES ('response', $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, {NEXT})
+ON CONFLICT (kind, owner, id) DO UPDATE SET
+    status = excluded.status, body = excluded.body, history = excluded.history,
+    input = excluded.input, thread = excluded.thread, home = excluded.home,
+    expires = excluded.expires, size = excluded.size, written = excluded.written
+"""
+UNLESS_ENDED = f" WHERE entry.status IN {UNFINISHED}"
+NEW_CONVERSATION = f"""
+INSERT INTO entry (kind, owner, id, body, expires, size, written)
+VALUES ('conversation', $1, $2, $3, $4, $5, {NEXT}) RETURNING key
+"""
+OLDEST = "DELETE FROM entry WHERE key = (SELECT key FROM entry ORDER BY written LIMIT 1)"
+
+
+class Store:
+    """`ttl` in seconds, `limit` in bytes of JSON. Every method raises `StoreError` when the
+    database fails.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        ttl: float,
+        limit: int,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.database = database
+        self.ttl = ttl
+        self.limit = limit
+        self.clock = clock or database.clock
+
+    async def open(self) -> None:
+        await self.database.open()
+
+    async def close(self) -> None:
+        await self.database.close()
+
+    async def used(self) -> int:
+        """Bytes. Expired entries count until the next write."""
+        async with self.session() as db:
+            return await _used(db)
+
+    def session(self) -> AbstractAsyncContextManager[Statements]:
+        """Each statement for itself."""
+        return self.database.session()
+
+    @asynccontextmanager
+    async def writing(self, *, durably: bool = False) -> AsyncIterator[Statements]:
+        """A transaction. At its end the oldest entries go until the rest fits. `durably`: a power
+        cut does not take it.
+        """
+        async with self.database.transaction(durably=durably) as db:
+            yield db
+            await db.run("DELETE FROM entry WHERE expires <= $1", self.clock())
+            while await _used(db) > self.limit:
+                if await db.run(OLDEST) == 0:
+                    break  # approved calls of a store that was allowed to be larger
+
+    # Responses
+
+    async def check_writable(self) -> None:
+        """To be asked before an answer that is to be kept is begun. Raises `StoreError`."""
+        async with self.writing() as db:
+            await db.run("UPDATE used SET bytes = bytes")
+
+    async def put(self, stored: StoredResponse, *, must: bool = False, again: bool = False) -> bool:
+        """Inserts or replaces; one that has ended is replaced only `again`. Whether it is what is
+        kept now. An answer must not be lost because it cannot be kept: if there is no room, or the
+        disk fails, that is logged, and the response is not found later. If it `must` be kept,
+        raises `StoreError`.
+        """
+        try:
+            return await self._put(stored, again=again)
+        except StoreError as error:
+            if must:
+                raise
+            log.error("response %s is not kept: %s", stored.id, error)
+            return False
+
+    async def _put(self, stored: StoredResponse, *, again: bool) -> bool:
+        parts = [orjson.dumps(p) for p in (stored.response, stored.history, stored.input)]
+        size = sum(map(len, parts)) + OVERHEAD
+        await self._check_room(stored, size)
+        status = stored.response.get("status")
+        expires = stored.expires or self.clock() + self.ttl
+        bodies = map(self._packed, parts)
+        row = (stored.owner, stored.id, status, *bodies, expires, size, stored.thread, stored.home)
+        query = f"{PUT_RESPONSE}{'' if again else UNLESS_ENDED} RETURNING key"
+        async with self.writing() as db:
+            found = await db.one(query, *row)
+            if found is None:
+                return False
+            await db.run("DELETE FROM part WHERE entry = $1", found[0])
+            items = [(id, found[0]) for id in stored.item_ids]
+            await db.many("INSERT INTO part VALUES ($1, $2) ON CONFLICT DO NOTHING", items)
+        return True
+
+    async def _check_room(self, stored: StoredResponse, size: int) -> None:
+        """Raises `StoreFull`. Approved calls stay, whatever else goes."""
+        async with self.session() as db:
+            calls = await db.one("SELECT calls FROM used")
+        assert calls is not None
+        room = self.limit - calls[0]
+        if size > room:
+            await self.delete(stored.owner, stored.id)  # what it was before it grew
+            raise StoreFull(f"it has {size} bytes, and responses may have {room}")
+
+    async def get(self, owner: str, id: str) -> StoredResponse | None:
+        found = await self._responses("owner = $2 AND id = $3", owner, id)
+        return found[0] if found else None
+
+    async def with_item(self, owner: str, item: str) -> StoredResponse | None:
+        """The newest response that has an item of this id in its input or output."""
+        having = "key IN (SELECT entry FROM part WHERE id = $3)"
+        found = await self._responses(f"owner = $2 AND {having}", owner, item)
+        return found[-1] if found else None
+
+    async def delete(self, owner: str, id: str) -> bool:
+        """Whether it was there."""
+        return await self._delete("response", owner, id)
+
+    async def unfinished(self, home: str | None = None) -> list[StoredResponse]:
+        """Everybody's responses that are queued or in progress, at that server if one is named."""
+        if home is None:
+            return await self._responses(f"status IN {UNFINISHED}")
+        return await self._responses(f"status IN {UNFINISHED} AND home = $2", home)
+
+    async def _responses(self, where: str, *values: str) -> list[StoredResponse]:
+        query = f"SELECT {COLUMNS} FROM entry WHERE kind = 'response' AND expires > $1 AND {where}"
+        async with self.session() as db:
+            rows = await db.all(f"{query} ORDER BY written", self.clock(), *values)
+        return [_stored(row) for row in rows]
+
+    def _packed(self, data: bytes) -> bytes:
+        return packed(data) if self.database.packs else data
+
+    # Conversations: {"id", "object": "conversation", "created_at", "metadata"}
+
+    async def new_conversation(
+        self, owner: str, metadata: dict[str, Any], items: Sequence[dict[str, Any]] = ()
+    ) -> dict[str, Any]:
+        """The wire object. Raises `StoreFull`."""
+        id = new_id("conv")
+        made = {
+            "id": id,
+            "object": "conversation",
+            "created_at": int(self.clock()),
+            "metadata": metadata,
+        }
+        async with self.writing() as db:
+            found = await db.one(NEW_CONVERSATION, owner, id, b"", 0.0, OVERHEAD)
+            assert found is not None
+            await self._write_conversation(db, found[0], made)
+            await self._insert_items(db, found[0], items)
+        return made
+
+    async def conversation(self, owner: str, id: str) -> dict[str, Any] | None:
+        async with self.session() as db:
+            found = await self._find(db, owner, id)
+        return None if found is None else found[1]
+
+    async def update_conversation(
+        self, owner: str, id: str, metadata: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The wire object with its new metadata; None if there is no such conversation. Raises
+        `StoreFull`.
+        """
+        async with self.writing() as db:
+            if (found := await self._find(db, owner, id)) is None:
+                return None
+            updated = found[1] | {"metadata": metadata}
+            await self._write_conversation(db, found[0], updated)
+        return updated
+
+    async def delete_conversation(self, owner: str, id: str) -> bool:
+        """Whether it was there. Its items go with it."""
+        return await self._delete("conversation", owner, id)
+
+    async def items(self, owner: str, conversation_id: str) -> list[dict[str, Any]]:
+        """In the order in which they were added; nothing if there is no such conversation."""
+        async with self.session() as db:
+            if (found := await self._find(db, owner, conversation_id)) is None:
+                return []
+            query = "SELECT body FROM item WHERE entry = $1 ORDER BY position"
+            return [orjson.loads(body) for (body,) in await db.all(query, found[0])]
+
+    async def item(self, owner: str, conversation_id: str, id: str) -> dict[str, Any] | None:
+        async with self.session() as db:
+            if (conversation := await self._find(db, owner, conversation_id)) is None:
+                return None
+            query = "SELECT body FROM item WHERE entry = $1 AND id = $2"
+            found = await db.one(query, conversation[0], id)
+        return None if found is None else orjson.loads(found[0])
+
+    async def add_items(
+        self, owner: str, conversation_id: str, items: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The items as they were added: an item without an id, or with one that is taken, gets a
+        new one. Raises `KeyError` for an unknown conversation, and `StoreFull`.
+        """
+        async with self.writing() as db:
+            if (found := await self._find(db, owner, conversation_id)) is None:
+                raise KeyError(conversation_id)
+            return await self._insert_items(db, found[0], items)
+
+    async def delete_item(self, owner: str, conversation_id: str, id: str) -> bool:
+        """Whether it was there."""
+        async with self.writing() as db:
+            if (found := await self._find(db, owner, conversation_id)) is None:
+                return False
+            query = "DELETE FROM item WHERE entry = $1 AND id = $2 RETURNING length(body)"
+            gone = await db.one(query, found[0], id)
+            if gone is not None:
+                await self._touch(db, found[0], -gone[0] - OVERHEAD)
+        return gone is not None
+
+    async def _insert_items(
+        self, db: Statements, key: int, items: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        made = []
+        rows = []
+        taken = await self._taken(db, key, items)
+        for item in items:
+            id = item.get("id")
+            if not id or id in taken:
+                id = new_id(PREFIXES.get(item.get("type", "message"), "item"))
+            taken.add(id)
+            made.append(item | {"id": id})
+            rows.append((key, id, orjson.dumps(made[-1])))
+        await db.many("INSERT INTO item (entry, id, body) VALUES ($1, $2, $3)", rows)
+        await self._touch(db, key, sum(len(body) + OVERHEAD for _, _, body in rows))
+        return made
+
+    async def _taken(self, db: Statements, key: int, items: Sequence[dict[str, Any]]) -> set[str]:
+        """The ids among those of the items that the conversation has already."""
+        found = set()
+        for id in {item["id"] for item in items if item.get("id")}:
+            query = "SELECT 1 FROM item WHERE entry = $1 AND id = $2"
+            if await db.one(query, key, id) is not None:
+                found.add(id)
+        return found
+
+    async def _find(self, db: Statements, owner: str, id: str) -> tuple[int, dict[str, Any]] | None:
+        """A conversation's key and wire object."""
+        where = "kind = 'conversation' AND owner = $1 AND id = $2 AND expires > $3"
+        query = f"SELECT key, body FROM entry WHERE {where}"
+        found = await db.one(query, owner, id, self.clock())
+        if found is None:
+            return None
+        key, body = found
+        return key, orjson.loads(body)
+
+    async def _write_conversation(
+        self, db: Statements, key: int, conversation: dict[str, Any]
+    ) -> None:
+        body = orjson.dumps(conversation)
+        old = await db.one("SELECT length(body) FROM entry WHERE key = $1", key)
+        assert old is not None
+        await db.run("UPDATE entry SET body = $1 WHERE key = $2", body, key)
+        await self._touch(db, key, len(body) - old[0])
+
+    async def _touch(self, db: Statements, key: int, grown: int) -> None:
+        """The conversation has `grown` by so many bytes, and becomes the newest of all. Raises
+        `StoreFull`.
+        """
+        changes = f"size = size + $1, expires = $2, written = {NEXT}"
+        update = f"UPDATE entry SET {changes} WHERE key = $3 RETURNING size"
+        size = await db.one(update, grown, self.clock() + self.ttl, key)
+        assert size is not None
+        if size[0] > self.limit:
+            limit = f"the store keeps at most {self.limit}"
+            raise StoreFull(f"the conversation would have {size[0]} bytes; {limit}")
+
+    # Both
+
+    async def _delete(self, kind: str, owner: str, id: str) -> bool:
+        async with self.writing() as db:
+            query = "DELETE FROM entry WHERE kind = $1 AND owner = $2 AND id = $3 RETURNING expires"
+            gone = await db.one(query, kind, owner, id)
+        return gone is not None and gone[0] > self.clock()
+
+
+async def _used(db: Statements) -> int:
+    found = await db.one("SELECT bytes FROM used")
+    assert found is not None
+    return int(found[0])
+
+
+def _stored(row: Row) -> StoredResponse:
+    id, owner, body, history, given, expires, thread, home = row
+    parts = (unpacked(body), unpacked(history), unpacked(given))
+    return StoredResponse(id, owner, *parts, expires, thread or "", home)
