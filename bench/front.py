@@ -38,7 +38,7 @@ TOKENS = 128  # of a whole stream
 STREAMS = 3  # of them a round
 WARM = 3  # requests of each kind that do not count
 POLICIES = ("round_robin", "consistent_hash")
-# What deploy/compose.yaml gives vllm-router, too: a replica that drains says 503 to everybody, which
+# deploy/compose.yaml gives them to vllm-router, too: a replica that drains says 503 to all, which
 # must not shut it out for a minute after it is back.
 ROUTER = (
     "--health-check-endpoint", "/ready",
