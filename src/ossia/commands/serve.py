@@ -219,6 +219,17 @@ def run(options: Options) -> None:
         raise KeyboardInterrupt
 
 
+def app_of(options: Options) -> FastAPI:
+    """The same application, for programs that serve it in their own way, such as
+    recipes/ray_serve.py. What it does is in the log, as ever.
+    """
+    from ossia.server import logs, tracing
+
+    logs.set_up()
+    tracing.set_up()
+    return _made(options, settings_of(options), make(options.hosted))[0]
+
+
 def _made(options: Options, settings: Settings, tools: Made) -> tuple[FastAPI, str]:
     """The app of a model or of a script, and a line about what it serves."""
     from ossia.commands.script import read_script, tokenizer_of
