@@ -6,6 +6,8 @@ In several, only the first process has an engine; the others compute beside it.
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,8 +18,10 @@ from torch import Tensor
 from ossia import checkpoint
 from ossia.engine import Engine, SamplingParams
 from ossia.engine.beside import compute_beside
+from ossia.engine.forward import Forward
 from ossia.engine.leading import Ended
-from ossia.engine.runner import experts_in_chunks, hidden_in_chunks
+from ossia.engine.runner import Runner, experts_in_chunks, hidden_in_chunks
+from ossia.errors import ProcessLost
 from ossia.model import Transformer
 from ossia.model.processes import join
 from ossia.parts import read_parts
@@ -30,8 +34,31 @@ def answered(task: dict[str, Any], out: Path) -> None:
     spread = join(read_parts(task["parts"]), "cpu") if "parts" in task else None
     model = checkpoint.load(task["model"], "float32", spread=spread)
     rank = 0 if spread is None else spread.rank
+    if task.get("kill_at") == rank:
+        die_in_a_step()
     (out / f"bytes-{rank}.json").write_text(json.dumps(held(model)))
-    if rank:
+    try:
+        _answered(task, out, model)
+    except ProcessLost as error:
+        (out / f"lost-{rank}").write_text(str(error))
+
+
+def die_in_a_step() -> None:
+    """The third of this process."""
+    compute = Runner.compute
+    steps = iter(range(3))
+
+    def dying(self: Runner, forward: Forward) -> Tensor:
+        if next(steps) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return compute(self, forward)
+
+    Runner.compute = dying  # type: ignore[method-assign]
+
+
+def _answered(task: dict[str, Any], out: Path, model: Transformer) -> None:
+    spread = model.spread
+    if spread is not None and not spread.leads:
         compute_beside(model)
         return
     found, logits = requests_answered(model, task.get("short", False))

@@ -48,6 +48,11 @@ class Spans:
     lo_T: Tensor
     hi_T: Tensor
     tiles: tuple[Tile, ...]
+    _made: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` returns the first time."""
+        return _once(self._made, key, make)
 
 
 @dataclass(frozen=True)
@@ -174,9 +179,7 @@ class Batch:
         """What `make` returns the first time: for things that every layer needs and one of them
         makes.
         """
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]  # type: ignore[no-any-return]
+        return _once(self._made, key, make)
 
     def remember(
         self, layer: int, window: int | None, k_TKh: Tensor, v_TKh: Tensor
@@ -233,6 +236,12 @@ class Batch:
         lo_T, hi_T = torch.cat(los), torch.cat(his)
         tiles = tuple(_cut(self.lengths, lo_T.tolist(), hi_T.tolist()))
         return Spans(lo_T.to(self.device), hi_T.to(self.device), tiles)
+
+
+def _once(made: dict[Any, Any], key: Any, make: Callable[[], T]) -> T:
+    if key not in made:
+        made[key] = make()
+    return made[key]  # type: ignore[no-any-return]
 
 
 def _cut(lengths: Sequence[int], lo: list[int], hi: list[int]) -> list[Tile]:

@@ -85,6 +85,18 @@ def test_more_models_and_four_processes(name: str, tmp_path: Path) -> None:
             assert_alike(out, wanted, reused=100)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_a_process_dies_the_other_ends_and_says_why(killed: int, tmp_path: Path) -> None:
+    model = write_spread_model(tmp_path)
+    out = tmp_path / "out"
+    task = {"do": "answers", "model": str(model), "parts": "ep=2", "out": str(out)}
+    codes = launch(tmp_path / "started", 2, [task | {"kill_at": killed}], timeout=100)
+    assert codes[killed] == -9
+    assert codes[1 - killed] == 0
+    assert "cannot go on without the others" in (out / f"lost-{1 - killed}").read_text()
+
+
 def test_parts_are_read_and_refused_by_name() -> None:
     assert read_parts("ep=2") == Parts(2, 1)
     assert read_parts("tp=4, ep=2").processes == 8

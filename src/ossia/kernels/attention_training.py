@@ -2,12 +2,12 @@
 
 Memory is O(tile x keys), never T x N, forward and backward: between the two only the output and one
 number per query and head are kept, besides q, k and v. In float32 on a CPU both are compiled
-(cpu/attention_training.inc). Otherwise a tile goes through torch's own fused attention on CPUs;
-elsewhere, and in the same form, through matrix products. There the sink is folded in exactly: such
-a backward pass rebuilds the probabilities as exp(z - L) from the log-sum-exp L that it is given, so
-giving it the one that counts the sink, L' = log(exp(L) + exp(s)), and the output that was scaled
-for it, makes it compute dq, dk and dv of the softmax with the sink; and ds = -sum over queries of
-exp(s - L') <do, o>.
+(cpu/attention_training.inc), on a GPU attention_flex.py serves. Otherwise a tile goes through
+torch's own fused attention on CPUs; elsewhere, and in the same form, through matrix products. There
+the sink is folded in exactly: such a backward pass rebuilds the probabilities as exp(z - L) from
+the log-sum-exp L that it is given, so giving it the one that counts the sink, L' = log(exp(L) +
+exp(s)), and the output that was scaled for it, makes it compute dq, dk and dv of the softmax with
+the sink; and ds = -sum over queries of exp(s - L') <do, o>.
 
 T queries, N keys, H query heads, K key-value heads, G = H/K, h head width; n tiles of q queries and
 m keys.
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ossia.batch import Spans, Tile
-from ossia.kernels import cpu
+from ossia.kernels import attention_flex, cpu
 from ossia.kernels.attention import groups_of, rows_of
 from ossia.kernels.training import compiled_for
 
@@ -274,6 +274,8 @@ def attention_training(
     """As `attention`, differentiable by q, k, v and the sinks; computed in the dtype of q."""
     if sink_H is not None:  # a frozen one may be stored in bfloat16, which is not compiled
         sink_H = sink_H.to(torch.promote_types(q_THh.dtype, torch.float32))
+    if attention_flex.serves(q_THh):
+        return attention_flex.attention_flex(q_THh, k_NKh, v_NKh, spans, sink_H, scale)
     is_compiled = _serves(q_THh, k_NKh, v_NKh, sink_H)
     apply: Any = (_Compiled if is_compiled else _Attention).apply
     out_THh: Tensor = apply(q_THh, k_NKh, v_NKh, sink_H, spans, scale)

@@ -17,10 +17,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
-from ossia.kernels.experts import swiglu
 from ossia.kernels.experts_training import experts_training
 
 # (rows [n, D], which of this process's experts each is for, int64 [n]) -> outputs [n, D]
@@ -97,32 +95,6 @@ def experts_of_rows(
     """W2 swiglu(W1 x + b1) + b2 of every row, by its expert `expert_n`; differentiable, in the
     dtype of x.
     """
-    if x_nD.device.type == "cuda" and x_nD.dtype == torch.bfloat16:
-        return experts_of_rows_grouped(x_nD, expert_n, gate_up, down, limit)
     wide = torch.promote_types(x_nD.dtype, torch.float32)
     one_n1 = torch.ones(len(x_nD), 1, device=x_nD.device, dtype=wide)
     return experts_training(x_nD, expert_n.unsqueeze(1), one_n1, gate_up, down, limit)
-
-
-def experts_of_rows_grouped(
-    x_nD: Tensor,
-    expert_n: Tensor,
-    gate_up: tuple[Tensor, Tensor],
-    down: tuple[Tensor, Tensor],
-    limit: float,
-) -> Tensor:
-    """The same through torch's grouped matrix products, which are fast on GPUs; one launch for all
-    experts.
-
-    One row for expert 0 is added and dropped again: the backward pass of the products refuses
-    tensors without rows.
-    """
-    w1, b1, w2, b2 = (x.to(x_nD.dtype) for x in (*gate_up, *down))
-    x_nD = torch.cat([x_nD.new_zeros(1, x_nD.shape[1]), x_nD])
-    expert_n = torch.cat([expert_n.new_zeros(1), expert_n])
-    order = torch.argsort(expert_n, stable=True)
-    expert = expert_n[order]
-    ends = torch.bincount(expert, minlength=len(w1)).cumsum(0).to(torch.int32)
-    h = F.grouped_mm(x_nD[order], w1.mT, offs=ends) + b1[expert]
-    y = F.grouped_mm(swiglu(h, limit), w2.mT, offs=ends) + b2[expert]
-    return torch.zeros_like(y).index_copy(0, order, y)[1:]

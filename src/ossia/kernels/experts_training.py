@@ -3,7 +3,7 @@
 
 Autograd through a loop over experts adds a full-size gradient per expert, for the tokens and for
 the weights; written by hand, each expert's gradients go straight to their place. Bound: 18*T*k*D*F
-FLOPs forward and backward.
+FLOPs forward and backward. On a GPU in bfloat16 experts_grouped.py serves.
 
 An assignment of weight 0 is not computed at all: it adds nothing, and gives no gradient, not even
 to its weight. That is how tokens beyond an expert's capacity are dropped.
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ossia.kernels import experts_grouped
 from ossia.kernels.products import product
 from ossia.kernels.training import add_rows, swiglu_backward, swiglu_forward
 
@@ -122,6 +123,8 @@ def experts_training(
     """As `experts`, differentiable by everything but the choice. `gate_up`, `down`: all weights and
     biases [E, ...].
     """
+    if experts_grouped.serves(x_TD):
+        return experts_grouped.experts_grouped(x_TD, choice_Tk, weight_Tk, gate_up, down, limit)
     tensors = [t.to(x_TD.dtype) for t in (*gate_up, *down)]
     apply: Any = _Experts.apply
     y_TD: Tensor = apply(x_TD, choice_Tk, weight_Tk, *tensors, limit)
