@@ -94,7 +94,12 @@ class AccessMiddleware:
             text = f"pages of {visit.headers.get('origin', 'another site')[:80]!r} may not ask here"
             help = "see `ossia serve --help`, --cors-origin"
             raise ApiError(403, f"{text}; {help}", code="origin_not_allowed")
-        caller = self.access.caller(visit.headers)
+        passed = self.service.fleet.passed(visit.scope, visit.headers)
+        visit.scope["state"]["passed"] = passed is not None
+        if passed is None:
+            caller = self.access.caller(visit.headers)
+        else:
+            caller = self.access.named(passed)
         visit.set_caller(caller)
         if visit.declared_size > settings.max_body:
             raise too_large(settings.max_body)

@@ -26,6 +26,7 @@ from ossia.harmony.grammar.kept import Parts
 from ossia.harmony.messages import EffortName
 from ossia.server.access import Caller, request_size, whose_turn
 from ossia.server.answer import LONG, Answerer, AnswerRequest
+from ossia.server.fleet.fleet import Fleet
 from ossia.server.hosted.approvals import ApprovedCalls
 from ossia.server.hosted.calls import Calls, allowed, names
 from ossia.server.hosted.mcp import McpServers
@@ -121,7 +122,8 @@ class Service:
         self.thoughts = Thoughts(self.store)
         self._approved = ApprovedTable(self.store)
         self.approved = ApprovedCalls(self._approved)
-        self.runs = Runs(self.store, max_running=settings.max_queue)
+        self.fleet = Fleet(self.store, self.sealer, settings.home)
+        self.runs = Runs(self.store, home=settings.home, max_running=settings.max_queue)
         self.documents = Documents()
         self.is_draining = False
         self._compilers = ThreadPoolExecutor(COMPILERS, "grammar")
@@ -134,11 +136,13 @@ class Service:
         await self.store.open()
         await self._approved.open()
         await self.runs.recover()
+        await self.fleet.open(self.runs.give_up)
 
     async def close(self) -> None:
         """After the last one."""
         if self._outlasting:
             await asyncio.wait(self._outlasting)
+        await self.fleet.close()
         await self.store.close()
 
     async def outlasting(self, work: Coroutine[Any, Any, T]) -> T:

@@ -39,6 +39,7 @@ LAST = {
 OVERHEAD = 64  # bytes of an event besides its JSON
 PACKED = 1 << 20  # bytes of events that are compressed in a few milliseconds
 RESTING = 1 << 20  # bytes of ended runs' events that stay while nothing is asked
+GONE = "the server that was answering is gone: what it had not stored is lost; ask again"
 STOPPED = "the server stopped before the answer was complete"
 CLEANUP = 5.0  # seconds that stopped runs have to store what they have
 
@@ -54,14 +55,17 @@ class Runs:
         self,
         store: Store,
         *,
+        home: str = "",
         max_running: int = 256,
         max_bytes: int = 64 << 20,
         keep: float = 600.0,
     ) -> None:
-        """At most `max_running` at a time; `max_bytes` of events are kept, those of ended runs for
+        """`home`: the address of this server, where several share the store. At most `max_running`
+        at a time; `max_bytes` of events are kept, those of ended runs for
         `keep` seconds.
         """
         self.store = store
+        self.home = home
         self.max_running = max_running
         self.max_bytes = max_bytes
         self.keep = keep
@@ -73,8 +77,12 @@ class Runs:
 
     async def recover(self) -> None:
         """Responses in progress were left by an earlier server, and are marked as failed."""
-        for stored in await self.store.unfinished():
+        for stored in await self.store.unfinished(self.home):
             await self._finish(stored, "failed", STOPPED)
+
+    async def give_up(self, stored: StoredResponse) -> None:
+        """The server that was answering it is gone."""
+        await self._finish(stored, "failed", GONE)
 
     def start(self, owner: str, id: str, events: AsyncGenerator[Event, None]) -> None:
         """Takes `events` (dicts with "type" and "sequence_number" from 0, +1) as they come. Raises

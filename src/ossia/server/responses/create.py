@@ -399,6 +399,7 @@ class ResponseService:
             prompt.history,
             prompt.input,
             thread=pending.ask.session.conversation,
+            home=self.service.fleet.home,
         )
 
     # Items that a reference means without naming the response that they are from
