@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ossia.server import logs, tracing
 from ossia.server.access import LEASE, RETRY, Access, Caller, Lease, address_of
+from ossia.server.fleet.passing import IS_PASSED
 from ossia.server.service import Service
 from ossia.server.settings import Settings
 from ossia.server.wire.errors import CLIENT_GONE, ApiError, ClientGone
@@ -95,7 +96,7 @@ class AccessMiddleware:
             help = "see `ossia serve --help`, --cors-origin"
             raise ApiError(403, f"{text}; {help}", code="origin_not_allowed")
         passed = self.service.fleet.passed(visit.scope, visit.headers)
-        visit.scope["state"]["passed"] = passed is not None
+        IS_PASSED.set(passed is not None)
         if passed is None:
             caller = self.access.caller(visit.headers)
         else:
@@ -109,6 +110,8 @@ class AccessMiddleware:
         lease = Lease(self.access, caller, visit.turn)
         self._check_room(lease)
         await visit.read_body()  # whoever is still sending holds no place
+        if not self.service.fleet.is_alone:
+            visit.keep_body()
         self._check_room(lease)
         visit.begin(lease)
 
@@ -227,6 +230,10 @@ class _Exchange:
                 raise ApiError.of(ClientGone())
             pieces.append(message.get("body", b""))
         self._whole = b"".join(pieces)
+
+    def keep_body(self) -> None:
+        """For a server to which the request may have to be passed on."""
+        self.scope["state"]["body"] = self._whole
 
     async def receive(self) -> Message:
         """Errors are of the kind that FastAPI does not make a 400 of."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,23 +16,27 @@ from nano_server import Process, serving
 
 @dataclass
 class Pair:
-    """`options`: what a third one would be started with."""
-
     one: Process
     two: Process
-    options: tuple[str, ...]
 
     @property
     def urls(self) -> list[str]:
         return [self.one.url, self.two.url]
 
 
+@contextmanager
+def two_servers(database: str, folder: Path, *more: tuple[str, ...]) -> Iterator[Pair]:
+    """`more`: options of the first, and of the second."""
+    shared = ("--store", database, "--secret-file", str(folder / "secret"))
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(serving(*shared, *own)) for own in more or ((), ()))
+        yield Pair(one, two)
+
+
 @pytest.fixture
 def pair(new_database: str, tmp_path: Path) -> Iterator[Pair]:
-    options = ("--store", new_database, "--secret-file", str(tmp_path / "secret"))
-    with ExitStack() as stack:
-        one, two = (stack.enter_context(serving(*options)) for _ in range(2))
-        yield Pair(one, two, options)
+    with two_servers(new_database, tmp_path) as made:
+        yield made
 
 
 @asynccontextmanager

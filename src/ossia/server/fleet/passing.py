@@ -11,6 +11,7 @@ import base64
 import hmac
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -30,7 +31,11 @@ LASTS = 60.0  # seconds for which the proof holds, and by which clocks may diffe
 CONNECT = 3.0  # seconds
 SENT = ("content-type", "accept", "anthropic-version", "anthropic-beta")
 RETURNED = ("content-type", "content-disposition", "cache-control", "retry-after")
-MOST_RETURNED = 64 << 20  # bytes of what is read whole
+
+
+# Whether the request that is being answered was passed on: that happens once, and the server that
+# it came to has what is asked for, or nobody has.
+IS_PASSED: ContextVar[bool] = ContextVar("ossia_passed", default=False)
 
 
 class Elsewhere(Exception):
@@ -110,23 +115,51 @@ class Passed(StreamingResponse):
             await self.answer.aclose()
 
 
-async def sent(
-    to: httpx2.AsyncClient,
-    proof: Proof,
-    request: Request,
-    home: str,
-    caller: str,
-) -> Passed:
-    """Raises `ApiError` (503) if nobody is there."""
-    import httpx2
+class Line:
+    """To the other servers, for callers of this one. Raises `ApiError` (503) if nobody is there."""
 
-    target = target_of(request.scope)
-    headers = {each: request.headers[each] for each in SENT if each in request.headers}
-    headers[PASSED] = proof.made(caller, request.method, target)
-    headers["accept-encoding"] = "identity"  # it goes back as it comes
-    body = await request.body()
-    made = to.build_request(request.method, home + target, headers=headers, content=body)
-    try:
-        return Passed(await to.send(made, stream=True))
-    except httpx2.TransportError as error:
-        raise unanswered() from error
+    def __init__(self, proof: Proof) -> None:
+        self._proof = proof
+        self._client = client()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def passed_on(self, request: Request, home: str, caller: str) -> Passed:
+        """The answer to the same request there."""
+        target = target_of(request.scope)
+        headers = {each: request.headers[each] for each in SENT if each in request.headers}
+        body: bytes | None = getattr(request.state, "body", None)  # the gate has read it
+        if body is None:
+            body = await request.body()
+        return Passed(await self._sent(home, request.method, target, caller, headers, body))
+
+    async def read(
+        self, home: str, target: str, caller: str, headers: Mapping[str, str] | None = None
+    ) -> httpx2.Response:
+        """What is there, whole."""
+        answer = await self._sent(home, "GET", target, caller, headers or {})
+        try:
+            await answer.aread()
+        finally:
+            await answer.aclose()
+        return answer
+
+    async def _sent(
+        self,
+        home: str,
+        method: str,
+        target: str,
+        caller: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+    ) -> httpx2.Response:
+        import httpx2
+
+        shown = {**headers, PASSED: self._proof.made(caller, method, target)}
+        shown["accept-encoding"] = "identity"  # it goes back as it comes
+        made = self._client.build_request(method, home + target, headers=shown, content=body)
+        try:
+            return await self._client.send(made, stream=True)
+        except httpx2.TransportError as error:
+            raise unanswered() from error

@@ -81,7 +81,7 @@ def router(service: Service) -> APIRouter:
         found = await find(request, response_id)
         if not stream:
             return reply(found.response)
-        await service.fleet.check_here(request, found)
+        await service.fleet.check_here(found)
         after = -1 if starting_after is None else max(starting_after, -1)
         _, events = await first_of(runs.follow(found.owner, response_id, after))
         return streamed(events, after, service.settings.keepalive)
@@ -91,7 +91,7 @@ def router(service: Service) -> APIRouter:
         """Deletes a stored response; one in progress is stopped."""
         found = await find(request, response_id)
         if not found.is_finished:
-            await service.fleet.check_here(request, found)
+            await service.fleet.check_here(found)
         await runs.delete(caller_of(request).name, response_id)
         return reply({"id": response_id, "object": "response", "deleted": True})
 
@@ -103,7 +103,7 @@ def router(service: Service) -> APIRouter:
             why = "only responses made with background: true can be cancelled"
             raise bad(why, "response_id", "not_background")
         if not found.is_finished:
-            await service.fleet.check_here(request, found)
+            await service.fleet.check_here(found)
         if runs.cancel(found.owner, response_id):
             await runs.ended(found.owner, response_id)
             found = await find(request, response_id)
