@@ -4,18 +4,21 @@ in-process.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import httpx
 import known_endpoints
 import pytest
+from postgres_server import Postgres, binaries, postgres
 
 import ossia
 from ossia.llm import LLM
 from ossia.server import ScriptedEngine, Settings, create_app
 from ossia.tokenizer import Tokenizer
 
+NUMBERS = itertools.count()  # of databases
 Script = Callable[..., list[int]]
 known_endpoints.remember()
 
@@ -61,3 +64,18 @@ def client_for(
                 yield client
 
     return made
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[Postgres]:
+    bin = binaries()
+    if bin is None:
+        pytest.skip("no PostgreSQL: apt-get install postgresql (Debian)")
+    with postgres(bin) as server:
+        yield server
+
+
+@pytest.fixture
+def new_database(database_server: Postgres) -> str:
+    """The URL of an empty one."""
+    return database_server.make(f"store{next(NUMBERS)}")

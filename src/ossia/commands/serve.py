@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +77,7 @@ examples:
   ossia serve gpt-oss-20b --tools python,browser --corpus notes/
   ossia serve gpt-oss-20b --tools browser --corpus notes=n/ --corpus law=l/ --search exa
   ossia serve gpt-oss-20b --mcp mcp.json            MCP servers' tools, for requests that name them
+  ossia serve gpt-oss-20b --store postgresql://ossia@db/ossia --secret-file secret   one of several
   ossia serve nano --script answers.jsonl           to test a client
 
 OTEL_EXPORTER_OTLP_ENDPOINT names who is sent spans; that takes pip install 'ossia[otel]'.
@@ -162,7 +164,16 @@ class Kept:
     ABOUT: ClassVar[str | None] = None
 
     store: str | None = option(
-        None, "a file for responses and conversations", "FILE", shown="in memory"
+        None,
+        "a file for responses and conversations, or postgresql://..., which several servers share",
+        "FILE|URL",
+        shown="in memory",
+    )
+    home: str | None = option(
+        None,
+        "of servers that share a store: the URL by which the others reach this one",
+        "URL",
+        shown="where it listens",
     )
     store_ttl: Seconds = option(30 * 86400.0, "", "TIME", shown="30d")
     store_bytes: Size | None = option(None, "", "SIZE", shown="1GiB in a file, 16MiB in memory")
@@ -210,8 +221,9 @@ def run(options: Options) -> None:
     host = options.access.host
     listening = listen(host, options.access.port)  # a taken port is said before loading
     with listening:
-        app, about = _made(options, settings, tools)
         url = _url(host, listening.getsockname()[1])
+        settings = at_home(settings, options.kept.home or url)
+        app, about = _made(options, settings, tools)
         stopped_by = serve_until_stopped(
             app, listening, lambda: _greet(settings, url, about, tools)
         )
@@ -289,6 +301,40 @@ def _warm_up(llm: LLM, app: FastAPI) -> None:
 # ---- from options to settings --------------------------------------------------------------------
 
 
+def _shared(kept: Kept) -> str | None:
+    """The URL of a database that several servers share. Raises `RequestError`."""
+    from ossia.server.store.opening import is_url
+
+    if kept.store is None or not is_url(kept.store):
+        if kept.home is not None:
+            raise RequestError("--home is of servers that share a --store postgresql://...")
+        return None
+    if kept.secret_file is None:
+        raise RequestError(
+            "--store postgresql://... is shared: give every server the same --secret-file, by "
+            "which they know each other"
+        )
+    if kept.home is not None and not re.fullmatch(r"https?://[^/\s]+", kept.home):
+        raise RequestError(f"--home {kept.home}: expected something such as http://10.0.0.7:8000")
+    return kept.store
+
+
+def at_home(settings: Settings, url: str) -> Settings:
+    """With the address by which others reach this server. Raises `OssiaError` if the store that
+    they share cannot be used: that is said before a model is loaded.
+    """
+    from ossia.server.store.opening import checked
+
+    if settings.store_url is None:
+        return settings
+    asyncio.run(checked(settings.store_url))
+    name = socket.gethostname()
+    anywhere = ("://0.0.0.0:", "://[::]:")  # of which nobody else knows where it is
+    for each in anywhere:
+        url = url.replace(each, f"://{name}:")
+    return replace(settings, home=url)
+
+
 def _store_bytes(kept: Kept) -> int:
     if kept.store_bytes is not None:
         return kept.store_bytes
@@ -299,6 +345,7 @@ def settings_of(options: Options) -> Settings:
     """Raises `RequestError` for what makes no sense."""
     from ossia.server import Settings
     from ossia.server.settings import Limits as KeyLimits
+    from ossia.server.store.opening import is_url
 
     access = options.access
     answers = options.answers
@@ -329,7 +376,8 @@ def settings_of(options: Options) -> Settings:
         body_timeout=limits.body_timeout,
         trusted_proxies=_proxies(access.trusted_proxy),
         drain=limits.drain,
-        store_path=None if kept.store is None else Path(kept.store),
+        store_path=None if kept.store is None or is_url(kept.store) else Path(kept.store),
+        store_url=_shared(kept),
         store_ttl=kept.store_ttl,
         store_bytes=_store_bytes(kept),
         secret=None if kept.secret_file is None else read_secret(Path(kept.secret_file)),

@@ -183,6 +183,15 @@ class Access:
             headers={"WWW-Authenticate": 'Bearer realm="ossia"'},
         )
 
+    def named(self, name: str) -> Caller:
+        """The caller whose request another server of ours passes on. Raises `ApiError` (401) if
+        this one does not know the name: servers that share a store share their keys.
+        """
+        found = self.everybody or self._callers.get(name)
+        if found is None:
+            raise ApiError(401, f"no key here has the name {name!r:.80}", code="invalid_api_key")
+        return found
+
     def count(self, caller: Caller, turn: str, samples: int) -> None:
         self.running += samples
         caller.running += samples

@@ -19,6 +19,7 @@ from ossia import __version__
 from ossia.errors import OssiaError
 from ossia.server import openapi
 from ossia.server.access import Access
+from ossia.server.fleet.passing import Elsewhere
 from ossia.server.gate import AccessMiddleware, respond_error
 from ossia.server.hosted.mcp import McpServers
 from ossia.server.service import Service
@@ -94,6 +95,7 @@ def create_app(
     app.state.service = service
     app.state.access = access
     _add_routes(app, service)
+    app.add_exception_handler(Elsewhere, service.fleet.pass_on)
     for kind in ERRORS:
         app.add_exception_handler(kind, error_response)
     app.add_middleware(AccessMiddleware, service=service, access=access)

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ossia.server import logs, tracing
 from ossia.server.access import LEASE, RETRY, Access, Caller, Lease, address_of
+from ossia.server.fleet.passing import IS_PASSED
 from ossia.server.service import Service
 from ossia.server.settings import Settings
 from ossia.server.wire.errors import CLIENT_GONE, ApiError, ClientGone
@@ -94,7 +95,12 @@ class AccessMiddleware:
             text = f"pages of {visit.headers.get('origin', 'another site')[:80]!r} may not ask here"
             help = "see `ossia serve --help`, --cors-origin"
             raise ApiError(403, f"{text}; {help}", code="origin_not_allowed")
-        caller = self.access.caller(visit.headers)
+        passed = self.service.fleet.passed(visit.scope, visit.headers)
+        IS_PASSED.set(passed is not None)
+        if passed is None:
+            caller = self.access.caller(visit.headers)
+        else:
+            caller = self.access.named(passed)
         visit.set_caller(caller)
         if visit.declared_size > settings.max_body:
             raise too_large(settings.max_body)
@@ -104,6 +110,8 @@ class AccessMiddleware:
         lease = Lease(self.access, caller, visit.turn)
         self._check_room(lease)
         await visit.read_body()  # whoever is still sending holds no place
+        if not self.service.fleet.is_alone:
+            visit.keep_body()
         self._check_room(lease)
         visit.begin(lease)
 
@@ -222,6 +230,10 @@ class _Exchange:
                 raise ApiError.of(ClientGone())
             pieces.append(message.get("body", b""))
         self._whole = b"".join(pieces)
+
+    def keep_body(self) -> None:
+        """For a server to which the request may have to be passed on."""
+        self.scope["state"]["body"] = self._whole
 
     async def receive(self) -> Message:
         """Errors are of the kind that FastAPI does not make a 400 of."""

@@ -10,7 +10,8 @@ import asyncio
 import gc
 import logging
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from ossia.harmony.grammar.kept import Parts
 from ossia.harmony.messages import EffortName
 from ossia.server.access import Caller, request_size, whose_turn
 from ossia.server.answer import LONG, Answerer, AnswerRequest
+from ossia.server.fleet.fleet import Fleet
 from ossia.server.hosted.approvals import ApprovedCalls
 from ossia.server.hosted.calls import Calls, allowed, names
 from ossia.server.hosted.mcp import McpServers
@@ -37,6 +39,7 @@ from ossia.server.sealing import Sealer
 from ossia.server.settings import Settings
 from ossia.server.store.approved import ApprovedTable
 from ossia.server.store.opening import database_of
+from ossia.server.store.protocol import StoreUnreachable
 from ossia.server.store.store import Store
 from ossia.server.store.thoughts import Thoughts
 from ossia.server.wire.conversation import effort_in
@@ -55,6 +58,7 @@ from ossia.turn.targets import Grammars
 log = logging.getLogger("ossia.server")
 T = TypeVar("T")
 UPLOADS = "uploads"  # the folder beside the containers
+MOST_LATE = 1000  # writes that wait for a database
 COMPILERS = 2  # callers whose grammars are compiled at the same time; others take turns
 OUT_OF_REACH = -1000.0  # a bias
 
@@ -111,37 +115,65 @@ class Service:
         self.mcp = mcp or McpServers()
         self.uploads: Uploads | None = None  # where code runs
         self.metrics = Metrics(self.worker, settings.model_name)
+        database = database_of(settings.store_url or settings.store_path)
+        self.store = Store(database, settings.store_ttl, settings.store_bytes)
+        self.fleet = Fleet(self.store, self.sealer, settings.home)
         if containers is not None:
             self.metrics.containers(lambda: containers.count)
             limits = {key.name: key.limits.containers for key in settings.keys}
             containers.most_of = limits.get
             self.uploads = Uploads(containers.root / UPLOADS)
-        database = database_of(settings.store_url or settings.store_path)
-        self.store = Store(database, settings.store_ttl, settings.store_bytes)
+            if not self.fleet.is_alone:
+                containers.mark = self.fleet.mark()
+                self.uploads.mark = self.fleet.mark()
         self.thoughts = Thoughts(self.store)
         self._approved = ApprovedTable(self.store)
         self.approved = ApprovedCalls(self._approved)
-        self.runs = Runs(self.store, max_running=settings.max_queue)
+        self.runs = Runs(self.store, home=settings.home, max_running=settings.max_queue)
         self.documents = Documents()
         self.is_draining = False
         self._compilers = ThreadPoolExecutor(COMPILERS, "grammar")
         self._compiling = Places(COMPILERS)
         self._vocabulary: Future[Vocabulary] | None = None
         self._outlasting: set[asyncio.Future[Any]] = set()
+        self._late: deque[tuple[str, Callable[[], Awaitable[None]]]] = deque()
 
     async def open(self) -> None:
         """Before the first request. Raises `StoreError`."""
         await self.store.open()
         await self._approved.open()
         await self.runs.recover()
+        await self.fleet.open(self.runs.give_up, self.catch_up)
+
+    async def keep(self, what: str, write: Callable[[], Awaitable[None]]) -> None:
+        """Writes what an answer leaves behind, even if the client goes away; later, if the database
+        does not answer now.
+        """
+        try:
+            await self.outlasting(write())
+        except StoreUnreachable:
+            self._late.append((what, write))
+            log.error("%s is kept when the database answers again", what)
+            if len(self._late) > MOST_LATE:
+                log.error("%s is not kept: too much waits", self._late.popleft()[0])
+
+    async def catch_up(self) -> None:
+        """What was left for later, and responses whose end could not be written."""
+        while self._late:
+            await self._late[0][1]()
+            self._late.popleft()
+        await self.runs.settle()
 
     async def close(self) -> None:
         """After the last one."""
+        for what, _ in self._late:
+            log.error("%s is not kept: the database does not answer", what)
         if self._outlasting:
             await asyncio.wait(self._outlasting)
+        await self.fleet.close()
         await self.store.close()
 
-    async def outlasting(self, work: Coroutine[Any, Any, T]) -> T:
+    async def outlasting(self, work: Awaitable[T]) -> T:
         """The result of work that goes on to its end even if who waits for it is cancelled."""
         task = asyncio.ensure_future(work)
         self._outlasting.add(task)

@@ -67,6 +67,7 @@ class Settings:
     drain: float = 30.0  # seconds that running answers have when the server is asked to stop
     store_path: Path | None = None
     store_url: str | None = None  # of a database that several servers share; then no path
+    home: str = ""  # the URL by which those servers reach this one
     store_ttl: float = 30 * 24 * 3600.0  # seconds
     store_bytes: int = 128 << 20
     secret: bytes | None = None  # of encrypted reasoning; None: a new one at every start

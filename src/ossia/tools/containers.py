@@ -39,6 +39,7 @@ ABOUT = "container.json"
 DATA = "data"
 MOST_GONE = 10_000  # ids of which it is known why they are gone
 SWEEP_SECONDS = 10.0
+MOVED = "the session was at a server that is gone"  # a reason for `lost`
 LONGEST_NAME = 200  # bytes; its end, which says what it is, stays
 
 
@@ -116,6 +117,7 @@ class Containers:
         self.rules = rules or Rules()
         self.new_owner = new_owner
         self.clock = clock
+        self.mark = ""  # hex digits that new ids begin with
         self.before_removal: list[Callable[[str], None]] = []  # called with ids, in any thread
         # how many a caller may have, where that is less than the rules say
         self.most_of: Callable[[str], int | None] = lambda caller: None
@@ -151,7 +153,7 @@ class Containers:
             now = self.clock()
             seconds = self.rules.expires_after if expires_after is None else expires_after
             made = Container(
-                id=f"cntr_{os.urandom(16).hex()}",
+                id=f"cntr_{self.mark}{os.urandom(16).hex()[len(self.mark) :]}",
                 caller=caller,
                 created=now,
                 active=now,

@@ -26,7 +26,7 @@ from typing import Any
 from ossia.errors import ContainerError, ToolError
 from ossia.harmony import ToolNamespace
 from ossia.harmony.content import builtin_tools
-from ossia.tools.containers import Container, Containers
+from ossia.tools.containers import MOVED, Container, Containers
 from ossia.tools.kernel_process import DISK_LIMIT, KernelProcess, Ran, Space
 from ossia.tools.kinds import PYTHON, ToolKind
 from ossia.tools.protocol import SessionKey, ToolResult
@@ -42,6 +42,7 @@ NOTHING_PRINTED = (
 )
 INTERRUPTED = "[ERROR] The code was interrupted after {:.1f} seconds; variables are kept."
 STOPPED = "[ERROR] The code was interrupted by the user; variables are kept."
+EMPTIED = "[ERROR] The session was restarted ({}): variables, imports and files are gone."
 RESTARTED = (
     "[ERROR] The session was restarted ({}): variables and imports are gone, files in /mnt/data "
     "are kept."
@@ -320,7 +321,7 @@ class PythonSession:
             container.area.remove_newest(self.tool.containers.rules.quota)
         elif (full := self._over_quota(container)) is not None:
             notes.append(full)
-        text = _joined([RESTARTED.format(lost)] if lost else [], ran.text, notes)
+        text = _joined([_restarted(lost)] if lost else [], ran.text, notes)
         outputs: list[dict[str, Any]] = []
         if ran.text:
             outputs.append({"type": "logs", "logs": ran.text})
@@ -376,3 +377,7 @@ _TOOLS: weakref.WeakSet[Python] = weakref.WeakSet()
 def _close_all() -> None:
     for tool in list(_TOOLS):
         tool.close()
+
+
+def _restarted(why: str) -> str:
+    return (EMPTIED if why == MOVED else RESTARTED).format(why)

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres_server import Postgres, binaries, postgres
 from waited_store import Waited, waited
 
 KINDS = ("file", "memory", pytest.param("postgres", marks=pytest.mark.slow))
 Make = Callable[..., Waited]
-NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def database_server() -> Iterator[Postgres]:
-    bin = binaries()
-    if bin is None:
-        pytest.skip("no PostgreSQL: apt-get install postgresql (Debian)")
-    with postgres(bin) as server:
-        yield server
-
-
-@pytest.fixture
-def new_database(database_server: Postgres) -> str:
-    """The URL of an empty one."""
-    return database_server.make(f"store{next(NUMBERS)}")
 
 
 @pytest.fixture(params=KINDS)

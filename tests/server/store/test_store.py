@@ -671,7 +671,7 @@ def test_a_call_that_could_not_be_remembered_is_not_begun(make: Make) -> None:
 
 
 UNDONE = {  # what a version has less than the next
-    5: ("DROP TABLE thought", "DROP TABLE replica", "DROP TABLE place", "DROP TABLE counter",
+    5: ("DROP TABLE thought", "DROP TABLE replica", "DROP TABLE counter",
         "ALTER TABLE used DROP COLUMN thoughts", "ALTER TABLE entry DROP COLUMN home"),
     4: ("DROP TRIGGER call_begun", "DROP TRIGGER call_ended", "DROP TRIGGER call_gone",
         "DROP INDEX approved_begun", "ALTER TABLE approved DROP COLUMN size",

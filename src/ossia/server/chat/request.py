@@ -76,6 +76,7 @@ async def prompt_of(request: ChatRequest, service: Service, caller: Caller) -> C
     tools = tools_of(request, allowed)
     wanted = wanted_format(request)
     given = [message.model_dump() for message in request.messages]
+    await service.fleet.bring(service.uploads, caller.name, given)
     visit = service.documents.visit(attached_to(service, caller))
     read = await visit.read(given, "messages")
     remembered = await service.thoughts.before(caller.name, call_ids(read))

@@ -75,7 +75,7 @@ def _add_files(routes: APIRouter, service: Service) -> None:
         `file_id` of one of /v1/files.
         """
         place = Place(service, request)
-        container = place.container(container_id)
+        container = await place.container(container_id)
         content_type = request.headers.get("content-type", "")
         if kind_of(content_type) == "application/json":
             named = await _named(service, place, request)
@@ -100,7 +100,7 @@ def _add_files(routes: APIRouter, service: Service) -> None:
         request: Request, container_id: str, page: Annotated[Page, Depends(paging)]
     ) -> Response:
         place = Place(service, request)
-        container = place.container(container_id)
+        container = await place.container(container_id)
         files = await asyncio.to_thread(place.containers.files, container)
         files.sort(key=lambda file: (file.modified, file.path))
         listed = [_file(file, container) for file in files]
@@ -109,14 +109,14 @@ def _add_files(routes: APIRouter, service: Service) -> None:
     @routes.get("/{container_id}/files/{file_id}", responses=documented(FILE_SCHEMA))
     async def retrieve_file(request: Request, container_id: str, file_id: str) -> Response:
         place = Place(service, request)
-        container = place.container(container_id)
+        container = await place.container(container_id)
         file = place.file(container, file_id)
         return reply(_file(file, container))
 
     @routes.delete("/{container_id}/files/{file_id}", responses=documented(DELETED_SCHEMA))
     async def delete_file(request: Request, container_id: str, file_id: str) -> Response:
         place = Place(service, request)
-        container = place.container(container_id)
+        container = await place.container(container_id)
         file = place.file(container, file_id)
         try:
             container.area.remove(file.path)
@@ -131,7 +131,7 @@ def _add_content(routes: APIRouter, service: Service) -> None:
     async def retrieve_content(request: Request, container_id: str, file_id: str) -> Response:
         """The bytes of a file."""
         place = Place(service, request)
-        container = place.container(container_id)
+        container = await place.container(container_id)
         file = place.file(container, file_id)
         try:
             opened = container.area.open(file.path)

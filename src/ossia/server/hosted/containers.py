@@ -26,7 +26,7 @@ from ossia.tools.area import AreaFile
 from ossia.tools.containers import Container, Containers
 from ossia.tools.kinds import PYTHON, SHELL
 
-STATUSES = {"not_found": 404, "expired": 404, "too_many": 429, "too_large": 413}
+STATUSES = {"not_found": 404, "expired": 404, "lost": 404, "too_many": 429, "too_large": 413}
 SIZES = {"1g": 1 << 30, "4g": 4 << 30, "16g": 16 << 30, "64g": 64 << 30}
 MINUTE = 60.0
 MOST_MINUTES = 2**53  # that can be counted; fewer are given
@@ -147,9 +147,12 @@ class Place:
         caller = caller_of(request)
         self.containers = containers_for(service, caller)
         self.caller = caller
+        self._fleet = service.fleet
 
-    def container(self, id: str) -> Container:
+    async def container(self, id: str) -> Container:
+        """Raises `ApiError`, and `Elsewhere` for one that another server has."""
         try:
+            await self._fleet.check_mark(id)
             return self.containers.get(self.caller.name, id)
         except ContainerError as error:
             raise refused(error) from error
@@ -183,19 +186,19 @@ def _add_containers(routes: APIRouter, service: Service) -> None:
         own = place.containers.of_caller(place.caller.name)
         oldest_first = reversed(own)
         listed = [_container(each, place.containers) for each in oldest_first]
-        return reply(page.of(listed))
+        return reply(page.of(await service.fleet.with_others(request, listed)))
 
     @routes.get("/{container_id}", responses=documented(CONTAINER_SCHEMA))
     async def retrieve_container(request: Request, container_id: str) -> Response:
         place = Place(service, request)
-        container = place.container(container_id)
+        container = await place.container(container_id)
         return reply(_container(container, place.containers))
 
     @routes.delete("/{container_id}", responses=documented(DELETED_SCHEMA))
     async def delete_container(request: Request, container_id: str) -> Response:
         """Ends what runs in it, and deletes its files."""
         place = Place(service, request)
-        place.container(container_id)
+        await place.container(container_id)
         place.containers.delete(place.caller.name, container_id)
         told = {"id": container_id, "object": "container.deleted", "deleted": True}
         return reply(told)

@@ -78,9 +78,12 @@ class _Own:
         assert service.uploads is not None, "where there are containers, files can be sent"
         self.uploads: Uploads = service.uploads
         self.is_anthropics = ANTHROPIC in request.headers
+        self._fleet = service.fleet
 
-    def file(self, id: str) -> Upload:
+    async def file(self, id: str) -> Upload:
+        """Raises `ApiError`, and `Elsewhere` for one that another server has."""
         try:
+            await self._fleet.check_mark(id)
             return self.uploads.get(self.caller, id)
         except ContainerError as error:
             raise refused(error) from error
@@ -112,21 +115,20 @@ def router(service: Service) -> APIRouter:
         own = _Own(service, request)
         files = own.uploads.of_caller(own.caller)
         wanted = [each for each in files if purpose in (None, each.purpose)]
-        if not wanted:
-            return reply(listed([]))
-        shown = [own.shown(each) for each in wanted]
-        return reply(page.of(shown))
+        mine = [own.shown(each) for each in wanted if service.fleet.is_here(each.id)]
+        shown = await service.fleet.with_others(request, mine)
+        return reply(page.of(shown) if shown else listed([]))
 
     @routes.get("/{file_id}", responses=documented(UPLOAD_SCHEMA))
     async def retrieve_upload(request: Request, file_id: str) -> Response:
         own = _Own(service, request)
-        found = own.file(file_id)
+        found = await own.file(file_id)
         return reply(own.shown(found))
 
     @routes.delete("/{file_id}", responses=documented(DELETED_SCHEMA))
     async def delete_upload(request: Request, file_id: str) -> Response:
         own = _Own(service, request)
-        found = own.file(file_id)
+        found = await own.file(file_id)
         own.uploads.delete(own.caller, found.id)
         told = {"id": found.id, "object": "file", "deleted": True}
         if own.is_anthropics:
@@ -137,7 +139,7 @@ def router(service: Service) -> APIRouter:
     async def upload_content(request: Request, file_id: str) -> Response:
         """The bytes that were sent."""
         own = _Own(service, request)
-        found = own.file(file_id)
+        found = await own.file(file_id)
         try:
             opened = own.uploads.open(found)
         except ContainerError as error:

@@ -71,6 +71,7 @@ class Uploads:
         self.root = root
         self.rules = rules or UploadRules()
         self.clock = clock
+        self.mark = ""  # hex digits that new ids begin with
         self._lock = threading.Lock()
         self._known: dict[str, Upload] = {}
         self._coming: dict[str, Upload] = {}  # that are being written
@@ -90,22 +91,26 @@ class Uploads:
         seconds = self.rules.expires_after
         if expires_after is not None:
             seconds = min(seconds, expires_after)
-        id = f"file-{os.urandom(16).hex()}"
+        id = f"file-{self.mark}{os.urandom(16).hex()[len(self.mark) :]}"
         size = content.seek(0, os.SEEK_END)
         content.seek(0)
         made = Upload(id, caller, name, purpose, size, now, now + seconds)
+        self.put(made, content)
+        return made
+
+    def put(self, made: Upload, content: IO[bytes]) -> None:
+        """One that has its id already, such as a copy of another server's. As `add`."""
         with self._lock:
             self._sweep()
-            self._check_room(caller, size)
-            self._coming[id] = made
+            self._check_room(made.caller, made.bytes)
+            self._coming[made.id] = made
         try:
             self._write(made, content)
             with self._lock:
-                self._known[id] = made
+                self._known[made.id] = made
         finally:
             with self._lock:
-                del self._coming[id]
-        return made
+                del self._coming[made.id]
 
     def of_caller(self, caller: str) -> list[Upload]:
         """The oldest first."""
@@ -122,6 +127,12 @@ class Uploads:
         if found is None or found.caller != caller:
             raise ContainerError(f"there is no file {id[:60]!r}", "file_id", "not_found")
         return found
+
+    def has(self, id: str) -> bool:
+        """Whether it is here, whoever's it is."""
+        with self._lock:
+            self._sweep()
+            return id in self._known
 
     def open(self, upload: Upload) -> IO[bytes]:
         """Raises `ContainerError` for one that has been deleted meanwhile."""

@@ -80,6 +80,7 @@ async def _conversation(
 ) -> tuple[Conversation, Pages]:
     """And the pages that the browser showed before. `attached` gets the files."""
     given = [message.model_dump() for message in body.messages]
+    await service.fleet.bring(service.uploads, caller.name, given)
     told = await service.documents.visit(attached).read(given, "messages")
     read = [WireMessage.model_validate(message) for message in told]
     whole = body.model_copy(update={"messages": read})
@@ -112,6 +113,7 @@ async def _session(
     if container and runs_code:
         containers = containers_for(service, caller)
         try:
+            await service.fleet.check_mark(container)
             container = containers.get(caller.name, container).id
         except ContainerError as error:
             raise refused(error, "container", expired=400, not_found=400) from error

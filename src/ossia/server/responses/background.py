@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import orjson
 
-from ossia.server.store.protocol import StoreError
+from ossia.server.store.protocol import StoreError, StoreUnreachable
 from ossia.server.store.store import Store
 from ossia.server.store.tables import StoredResponse
 from ossia.server.wire.errors import FAILED, ApiError, bad
@@ -39,6 +39,8 @@ LAST = {
 OVERHEAD = 64  # bytes of an event besides its JSON
 PACKED = 1 << 20  # bytes of events that are compressed in a few milliseconds
 RESTING = 1 << 20  # bytes of ended runs' events that stay while nothing is asked
+GONE = "the server that was answering is gone: what it had not stored is lost; ask again"
+UNSTORED = "the answer could not be stored: the database did not answer when it ended"
 STOPPED = "the server stopped before the answer was complete"
 CLEANUP = 5.0  # seconds that stopped runs have to store what they have
 
@@ -54,14 +56,17 @@ class Runs:
         self,
         store: Store,
         *,
+        home: str = "",
         max_running: int = 256,
         max_bytes: int = 64 << 20,
         keep: float = 600.0,
     ) -> None:
-        """At most `max_running` at a time; `max_bytes` of events are kept, those of ended runs for
+        """`home`: the address of this server, where several share the store. At most `max_running`
+        at a time; `max_bytes` of events are kept, those of ended runs for
         `keep` seconds.
         """
         self.store = store
+        self.home = home
         self.max_running = max_running
         self.max_bytes = max_bytes
         self.keep = keep
@@ -70,11 +75,28 @@ class Runs:
         self._bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None  # where the latest run began
         self._closing = False
+        self._left: set[tuple[str, str]] = set()  # unfinished, and not running
 
     async def recover(self) -> None:
         """Responses in progress were left by an earlier server, and are marked as failed."""
-        for stored in await self.store.unfinished():
+        for stored in await self.store.unfinished(self.home):
             await self._finish(stored, "failed", STOPPED)
+
+    async def settle(self) -> None:
+        """What is unfinished in the store and runs here no more, now and at the last call, will not
+        be finished by anybody else.
+        """
+        left = {}
+        for stored in await self.store.unfinished(self.home):
+            if (stored.owner, stored.id) not in self._running:
+                left[stored.owner, stored.id] = stored
+        for key in left.keys() & self._left:
+            await self._finish(left[key], "failed", UNSTORED)
+        self._left = set(left)
+
+    async def give_up(self, stored: StoredResponse) -> None:
+        """The server that was answering it is gone."""
+        await self._finish(stored, "failed", GONE)
 
     def start(self, owner: str, id: str, events: AsyncGenerator[Event, None]) -> None:
         """Takes `events` (dicts with "type" and "sequence_number" from 0, +1) as they come. Raises
@@ -217,6 +239,8 @@ class Runs:
                 ):
                     response = stored.response
                     self._keep(run, _event(LAST[response["status"]], run.count, response=response))
+        except StoreUnreachable as error:
+            log.error("response %s is finished later: %s", run.id, error)
         except StoreError:
             log.exception("response %s cannot be finished", run.id)
         finally:

@@ -30,6 +30,7 @@ from ossia.server.responses.prompt import Earlier, Prompt, Reading, read_prompt,
 from ossia.server.responses.scope import session_of
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
+from ossia.server.store.protocol import StoreUnreachable
 from ossia.server.store.tables import StoredResponse
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.output import extension, responses_usage, thoughts_before_calls
@@ -364,7 +365,7 @@ class ResponseService:
 
     async def _keep(self, pending: PendingResponse) -> None:
         """Also when the client goes away meanwhile."""
-        await self.service.outlasting(self._kept(pending))
+        await self.service.keep(f"response {pending.id}", partial(self._kept, pending))
 
     async def _kept(self, pending: PendingResponse) -> None:
         """Keeps what later requests need: the store's entry, the conversation's items, and the
@@ -384,6 +385,8 @@ class ResponseService:
                 await self.service.store.add_items(
                     owner, body.conversation_id, [*prompt.input, *book.response["output"]]
                 )
+            except StoreUnreachable:
+                raise
             except (
                 KeyError,
                 OssiaError,
@@ -399,6 +402,7 @@ class ResponseService:
             prompt.history,
             prompt.input,
             thread=pending.ask.session.conversation,
+            home=self.service.fleet.home,
         )
 
     # Items that a reference means without naming the response that they are from

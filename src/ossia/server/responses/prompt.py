@@ -203,6 +203,8 @@ async def _read(
         )
         return Reading(conversation, approved, frozenset(reader.listed), reader.pages, opening)
 
+    named = (history, draft.input, body.tools)
+    await service.fleet.bring(service.uploads, caller.name, named)
     visit = service.documents.visit(draft.attached)
     items = [
         *await visit.read(history, "previous_response_id", are_kept=True),

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ossia.errors import ContainerError
 from ossia.server.access import Caller
+from ossia.server.fleet.fleet import LOST
 from ossia.server.hosted.containers import ContainerWishes, containers_for, refused
 from ossia.server.hosted.told import show_again
 from ossia.server.responses.prompt import Prompt
@@ -20,6 +21,7 @@ from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad, path_of
 from ossia.server.wire.fields import At
 from ossia.tools import SessionKey
+from ossia.tools.containers import MOVED
 from ossia.tools.kinds import PYTHON, SHELL
 
 Declared = Sequence[Mapping[str, Any]]
@@ -39,7 +41,7 @@ async def session_of(
     kinds = {tool.kind for tool in prompt.tools.tools.builtin}
     container = ""
     if kinds & {PYTHON, SHELL} and service.containers is not None:
-        container = _container(service, caller, tools, prompt, thread)
+        container = await _container(service, caller, tools, prompt, thread)
     elif kinds & {PYTHON, SHELL}:
         _check_no_files(tools)
     key = SessionKey(caller.name, thread, container)
@@ -52,7 +54,7 @@ async def session_of(
     return key
 
 
-def _container(
+async def _container(
     service: Service,
     caller: Caller,
     tools: Declared,
@@ -71,6 +73,7 @@ def _container(
             wanted = _of_shell(tool["environment"]) or wanted
     if isinstance(wanted.value, str):
         try:
+            await service.fleet.check_mark(wanted.value)
             return containers.get(caller.name, wanted.value).id
         except ContainerError as error:
             raise refused(error, expired=400) from error
@@ -78,9 +81,13 @@ def _container(
     wishes.attach(prompt.attached, f"{wanted.path}.")
     for id in _used([*prompt.history, *prompt.input]):
         try:
+            await service.fleet.check_mark(id)
             return containers.get(caller.name, id).id
-        except ContainerError:  # it has expired, or is another server's
-            continue
+        except ContainerError as error:  # it has expired, or is of a server that is gone
+            if error.code == LOST:
+                made = containers.of(caller.name, thread)
+                containers.touch(made, MOVED)
+                return made.id
     if wishes.memory_limit is None and wishes.expires_after is None:
         return ""
     return wishes.made(containers, caller, conversation=thread).id

@@ -81,6 +81,7 @@ def router(service: Service) -> APIRouter:
         found = await find(request, response_id)
         if not stream:
             return reply(found.response)
+        await service.fleet.check_here(found)
         after = -1 if starting_after is None else max(starting_after, -1)
         _, events = await first_of(runs.follow(found.owner, response_id, after))
         return streamed(events, after, service.settings.keepalive)
@@ -88,7 +89,9 @@ def router(service: Service) -> APIRouter:
     @routes.delete("/v1/responses/{response_id}", responses=documented(DELETED_SCHEMA))
     async def delete_response(request: Request, response_id: str) -> Response:
         """Deletes a stored response; one in progress is stopped."""
-        await find(request, response_id)
+        found = await find(request, response_id)
+        if not found.is_finished:
+            await service.fleet.check_here(found)
         await runs.delete(caller_of(request).name, response_id)
         return reply({"id": response_id, "object": "response", "deleted": True})
 
@@ -99,6 +102,8 @@ def router(service: Service) -> APIRouter:
         if not found.response.get("background"):
             why = "only responses made with background: true can be cancelled"
             raise bad(why, "response_id", "not_background")
+        if not found.is_finished:
+            await service.fleet.check_here(found)
         if runs.cancel(found.owner, response_id):
             await runs.ended(found.owner, response_id)
             found = await find(request, response_id)

@@ -15,6 +15,13 @@ def is_url(text: str) -> bool:
     return text.startswith(SCHEMES)
 
 
+async def checked(url: str) -> None:
+    """Whether it can be used; its tables are there then. Raises `OssiaError`."""
+    database = Postgres(url)
+    await database.open()
+    await database.close()
+
+
 def database_of(place: str | Path | None) -> Database:
     """`place`: a file, the URL of a database, or None: memory. Raises `StoreError`."""
     if isinstance(place, str) and is_url(place):

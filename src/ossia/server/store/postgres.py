@@ -65,11 +65,6 @@ CREATE TABLE thought (  -- the messages that led to a call, for clients that dro
 );
 CREATE INDEX thought_expires ON thought (expires);
 CREATE TABLE replica (home TEXT PRIMARY KEY, seen DOUBLE PRECISION NOT NULL);
-CREATE TABLE place (  -- at which replica something lies: a container, a file
-    owner TEXT NOT NULL, id TEXT NOT NULL, home TEXT NOT NULL, expires DOUBLE PRECISION NOT NULL,
-    PRIMARY KEY (owner, id)
-);
-CREATE INDEX place_expires ON place (expires);
 CREATE TABLE counter (  -- `period`: seconds since 1970 at its begin
     owner TEXT NOT NULL, name TEXT NOT NULL, period BIGINT NOT NULL,
     amount DOUBLE PRECISION NOT NULL, PRIMARY KEY (owner, name, period)

@@ -64,11 +64,6 @@ CREATE TRIGGER thought_made AFTER INSERT ON thought BEGIN
 CREATE TRIGGER thought_gone AFTER DELETE ON thought BEGIN
     UPDATE used SET thoughts = thoughts - old.size; END;
 CREATE TABLE replica (home TEXT PRIMARY KEY, seen REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE place (  -- at which replica something lies: a container, a file
-    owner TEXT NOT NULL, id TEXT NOT NULL, home TEXT NOT NULL, expires REAL NOT NULL,
-    PRIMARY KEY (owner, id)
-) WITHOUT ROWID;
-CREATE INDEX place_expires ON place (expires);
 CREATE TABLE counter (  -- `period`: seconds since 1970 at its begin
     owner TEXT NOT NULL, name TEXT NOT NULL, period INTEGER NOT NULL, amount REAL NOT NULL,
     PRIMARY KEY (owner, name, period)

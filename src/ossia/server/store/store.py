@@ -15,7 +15,14 @@ from typing import Any
 
 import orjson
 
-from ossia.server.store.protocol import Database, Row, Statements, StoreError, StoreFull
+from ossia.server.store.protocol import (
+    Database,
+    Row,
+    Statements,
+    StoreError,
+    StoreFull,
+    StoreUnreachable,
+)
 from ossia.server.store.tables import (
     OVERHEAD,
     PREFIXES,
@@ -104,10 +111,12 @@ class Store:
         """Inserts or replaces; one that has ended is replaced only `again`. Whether it is what is
         kept now. An answer must not be lost because it cannot be kept: if there is no room, or the
         disk fails, that is logged, and the response is not found later. If it `must` be kept,
-        raises `StoreError`.
+        raises `StoreError`; `StoreUnreachable` is raised always, as it may be kept later.
         """
         try:
             return await self._put(stored, again=again)
+        except StoreUnreachable:
+            raise
         except StoreError as error:
             if must:
                 raise
