@@ -1,5 +1,5 @@
-"""Every metric that the dashboard, the alerts and the scaling ask for is one that a server has, with
-the labels that they ask for.
+"""Every metric that the dashboard, the alerts and the scaling ask for is one that a server has,
+with the labels that they ask for.
 """
 
 from __future__ import annotations
