@@ -10,13 +10,15 @@ import httpx
 import orjson
 import pytest
 
+from ossia.server.sealing import Sealer
+
 from .conftest import Pair, two_servers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 CODE = "<|channel|>analysis to=python code<|message|>{}<|call|>"
 FINAL = "<|channel|>final<|message|>{}<|return|>"
 INTERPRETER = {"type": "code_interpreter", "container": {"type": "auto"}}
-OUTPUTS = ["code_interpreter_call.outputs"]
+INCLUDE = ["code_interpreter_call.outputs", "reasoning.encrypted_content"]
 DATA = b"a,b\n1,2\n"
 
 
@@ -53,11 +55,11 @@ def told(answer: httpx.Response) -> tuple[str, str]:
 
 
 def ask(client: httpx.Client, **more: Any) -> httpx.Response:
-    body = {"input": "Go on.", "tools": [INTERPRETER], "include": OUTPUTS} | more
+    body = {"input": "Go on.", "tools": [INTERPRETER], "include": INCLUDE} | more
     return client.post("/v1/responses", json=body)
 
 
-def test_code_goes_on_where_its_container_is(pair: Pair) -> None:
+def test_code_goes_on_where_its_container_is(pair: Pair, tmp_path: Path) -> None:
     with (
         httpx.Client(base_url=pair.one.url, timeout=60) as one,
         httpx.Client(base_url=pair.two.url, timeout=60) as two,
@@ -74,8 +76,10 @@ def test_code_goes_on_where_its_container_is(pair: Pair) -> None:
         assert third.status_code == 503 and "ask again" in third.text
         while third.status_code == 503:
             third = ask(two, previous_response_id=second.json()["id"])
-        logs, text = told(third)
-        assert text == "Gone." and "files are gone" in logs and "False" in logs
+        assert told(third) == ("False\n", "Gone.")
+        (code,) = (item for item in third.json()["output"] if "code" in item)
+        shown = Sealer((tmp_path / "secret").read_bytes().strip()).of("")
+        assert "files are gone" in shown.open(code["encrypted_content"]), "the model is told"
 
 
 def test_files_are_found_from_everywhere(pair: Pair) -> None:

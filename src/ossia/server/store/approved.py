@@ -14,7 +14,7 @@ import orjson
 
 from ossia.server.hosted.approvals import LASTS
 from ossia.server.store.protocol import Statements, StoreError, StoreFull
-from ossia.server.store.store import Store
+from ossia.server.store.store import Store, calls_of
 from ossia.server.store.tables import OVERHEAD
 from ossia.tools import ToolResult
 
@@ -85,17 +85,10 @@ class ApprovedTable:
 
     async def _shrink(self, db: Statements) -> bool:
         """Drops the oldest results until calls fit their share; whether they do."""
-        while await _calls(db) > self._limit:
+        while await calls_of(db) > self._limit:
             if await db.run(DROP, self._gone, OVERHEAD, OVERHEAD) == 0:
                 return False
         return True
-
-
-async def _calls(db: Statements) -> int:
-    """Bytes."""
-    found = await db.one("SELECT calls FROM used")
-    assert found is not None
-    return int(found[0])
 
 
 def _written(result: ToolResult) -> bytes:

@@ -160,6 +160,7 @@ class Postgres:
             max_size=CONNECTIONS,
             timeout=CONNECT,
             command_timeout=STATEMENT,
+            reset=_left_as_it_is,
         )
         try:
             async with made.acquire() as connection:
@@ -250,6 +251,10 @@ def _gone() -> tuple[type[Exception], ...]:
         known.CrashShutdownError,
         known.TooManyConnectionsError,
     )
+
+
+async def _left_as_it_is(connection: Any) -> None:
+    """Nothing of a session is ever changed here, and to reset it would be one more way there."""
 
 
 def shown(url: str) -> str:

@@ -29,11 +29,14 @@ from ossia.server.store.tables import (
     UNFINISHED,
     StoredResponse,
     packed,
+    plain,
     unpacked,
 )
 from ossia.turn.events import new_id
 
 log = logging.getLogger("ossia.server")
+AT_ONCE = 500  # ids that one statement asks for
+SWEEP = 1.0  # seconds for which expired entries may take room
 NEXT = "(SELECT coalesce(max(written), 0) + 1 FROM entry)"
 COLUMNS = "id, owner, body, history, input, expires, thread, home"
 # An answer that comes late changes nothing of a response that was cancelled or given up meanwhile.
@@ -51,6 +54,11 @@ UNLESS_ENDED = f" WHERE entry.status IN {UNFINISHED}"
 NEW_CONVERSATION = f"""
 INSERT INTO entry (kind, owner, id, body, expires, size, written)
 VALUES ('conversation', $1, $2, $3, $4, $5, {NEXT}) RETURNING key
+"""
+DELETE = "DELETE FROM entry WHERE kind = $1 AND owner = $2 AND id = $3"
+ITEMS = """
+SELECT item.body FROM item JOIN entry ON entry.key = item.entry
+WHERE kind = 'conversation' AND owner = $1 AND entry.id = $2 AND expires > $3
 """
 OLDEST = "DELETE FROM entry WHERE key = (SELECT key FROM entry ORDER BY written LIMIT 1)"
 
@@ -72,6 +80,7 @@ class Store:
         self.ttl = ttl
         self.limit = limit
         self.clock = clock or database.clock
+        self._swept = 0.0  # when what has expired was last removed
 
     async def open(self) -> None:
         await self.database.open()
@@ -95,7 +104,10 @@ class Store:
         """
         async with self.database.transaction(durably=durably) as db:
             yield db
-            await db.run("DELETE FROM entry WHERE expires <= $1", self.clock())
+            now = self.clock()
+            if abs(now - self._swept) >= SWEEP:
+                await db.run("DELETE FROM entry WHERE expires <= $1", now)
+                self._swept = now
             while await _used(db) > self.limit:
                 if await db.run(OLDEST) == 0:
                     break  # approved calls of a store that was allowed to be larger
@@ -126,30 +138,25 @@ class Store:
     async def _put(self, stored: StoredResponse, *, again: bool) -> bool:
         parts = [orjson.dumps(p) for p in (stored.response, stored.history, stored.input)]
         size = sum(map(len, parts)) + OVERHEAD
-        await self._check_room(stored, size)
         status = stored.response.get("status")
         expires = stored.expires or self.clock() + self.ttl
         bodies = map(self._packed, parts)
         row = (stored.owner, stored.id, status, *bodies, expires, size, stored.thread, stored.home)
         query = f"{PUT_RESPONSE}{'' if again else UNLESS_ENDED} RETURNING key"
         async with self.writing() as db:
-            found = await db.one(query, *row)
-            if found is None:
-                return False
-            await db.run("DELETE FROM part WHERE entry = $1", found[0])
-            items = [(id, found[0]) for id in stored.item_ids]
-            await db.many("INSERT INTO part VALUES ($1, $2) ON CONFLICT DO NOTHING", items)
-        return True
-
-    async def _check_room(self, stored: StoredResponse, size: int) -> None:
-        """Raises `StoreFull`. Approved calls stay, whatever else goes."""
-        async with self.session() as db:
-            calls = await db.one("SELECT calls FROM used")
-        assert calls is not None
-        room = self.limit - calls[0]
+            room = self.limit - await calls_of(db)  # these stay, whatever else goes
+            if size > room:  # nor does it stay what it was before it grew
+                await db.run(DELETE, "response", stored.owner, stored.id)
+            else:
+                found = await db.one(query, *row)
+                if found is None:
+                    return False
+                await db.run("DELETE FROM part WHERE entry = $1", found[0])
+                items = [(id, found[0]) for id in stored.item_ids]
+                await db.many("INSERT INTO part VALUES ($1, $2) ON CONFLICT DO NOTHING", items)
         if size > room:
-            await self.delete(stored.owner, stored.id)  # what it was before it grew
             raise StoreFull(f"it has {size} bytes, and responses may have {room}")
+        return True
 
     async def get(self, owner: str, id: str) -> StoredResponse | None:
         found = await self._responses("owner = $2 AND id = $3", owner, id)
@@ -225,17 +232,13 @@ class Store:
     async def items(self, owner: str, conversation_id: str) -> list[dict[str, Any]]:
         """In the order in which they were added; nothing if there is no such conversation."""
         async with self.session() as db:
-            if (found := await self._find(db, owner, conversation_id)) is None:
-                return []
-            query = "SELECT body FROM item WHERE entry = $1 ORDER BY position"
-            return [orjson.loads(body) for (body,) in await db.all(query, found[0])]
+            rows = await db.all(f"{ITEMS} ORDER BY position", owner, conversation_id, self.clock())
+        return [orjson.loads(body) for (body,) in rows]
 
     async def item(self, owner: str, conversation_id: str, id: str) -> dict[str, Any] | None:
         async with self.session() as db:
-            if (conversation := await self._find(db, owner, conversation_id)) is None:
-                return None
-            query = "SELECT body FROM item WHERE entry = $1 AND id = $2"
-            found = await db.one(query, conversation[0], id)
+            query = f"{ITEMS} AND item.id = $4"
+            found = await db.one(query, owner, conversation_id, self.clock(), id)
         return None if found is None else orjson.loads(found[0])
 
     async def add_items(
@@ -268,9 +271,9 @@ class Store:
         taken = await self._taken(db, key, items)
         for item in items:
             id = item.get("id")
-            if not id or id in taken:
+            if not id or plain([id])[0] in taken:
                 id = new_id(PREFIXES.get(item.get("type", "message"), "item"))
-            taken.add(id)
+            taken |= set(plain([id]))
             made.append(item | {"id": id})
             rows.append((key, id, orjson.dumps(made[-1])))
         await db.many("INSERT INTO item (entry, id, body) VALUES ($1, $2, $3)", rows)
@@ -279,11 +282,13 @@ class Store:
 
     async def _taken(self, db: Statements, key: int, items: Sequence[dict[str, Any]]) -> set[str]:
         """The ids among those of the items that the conversation has already."""
-        found = set()
-        for id in {item["id"] for item in items if item.get("id")}:
-            query = "SELECT 1 FROM item WHERE entry = $1 AND id = $2"
-            if await db.one(query, key, id) is not None:
-                found.add(id)
+        wanted = plain(list({item["id"] for item in items if item.get("id")}))
+        found: set[str] = set()
+        for start in range(0, len(wanted), AT_ONCE):
+            some = wanted[start : start + AT_ONCE]
+            places = ", ".join(f"${n}" for n in range(2, 2 + len(some)))
+            query = f"SELECT id FROM item WHERE entry = $1 AND id IN ({places})"
+            found |= {id for (id,) in await db.all(query, key, *some)}
         return found
 
     async def _find(self, db: Statements, owner: str, id: str) -> tuple[int, dict[str, Any]] | None:
@@ -321,9 +326,15 @@ class Store:
 
     async def _delete(self, kind: str, owner: str, id: str) -> bool:
         async with self.writing() as db:
-            query = "DELETE FROM entry WHERE kind = $1 AND owner = $2 AND id = $3 RETURNING expires"
-            gone = await db.one(query, kind, owner, id)
+            gone = await db.one(f"{DELETE} RETURNING expires", kind, owner, id)
         return gone is not None and gone[0] > self.clock()
+
+
+async def calls_of(db: Statements) -> int:
+    """Bytes of approved calls."""
+    found = await db.one("SELECT calls FROM used")
+    assert found is not None
+    return int(found[0])
 
 
 async def _used(db: Statements) -> int:

@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 
 from ossia.harmony import Message
 from ossia.server.store.protocol import StoreError
-from ossia.server.store.store import Store
+from ossia.server.store.store import AT_ONCE, Store
 from ossia.server.store.tables import OVERHEAD, plain
 
 log = logging.getLogger("ossia.server")
 LASTS = 3600.0  # seconds
 SHARE = 2  # the store's limit over what all thoughts may have, beside it
-AT_ONCE = 500  # ids that one statement asks for
 PUT = """
 INSERT INTO thought (owner, id, body, expires, size) VALUES ($1, $2, $3, $4, $5)
 """
