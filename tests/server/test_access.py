@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from ossia.errors import RequestError
 from ossia.server.access import Access, Caller, Lease, presented, secret_digest
-from ossia.server.keys import merged, parse_keys, read_keys
+from ossia.server.keys import merged, parse_keys, read_keys, read_users
 from ossia.server.settings import ApiKey, Limits
 from ossia.server.wire.errors import ApiError
+from ossia.turn.events import Usage
 
 
 class Clock:
@@ -52,6 +53,9 @@ def test_lines_of_keys() -> None:
         ("a b concurrent=x", "concurrent must be"),
         ("concurrent=2 a", "expected"), ("concurrent=2", "expected"),
         ("a sha256:abc", "64 hex digits"),
+        ("a b priority=fast", "priority must be chat or batch"),
+        ("a b admin=1", "admin must be yes or no"),
+        ("a b tokens-per-day=0", "tokens-per-day must be"),
         ("# nothing", "no keys"),
     ],
 )  # fmt: skip
@@ -107,6 +111,28 @@ def test_a_file_of_keys_in_toml(tmp_path: Path) -> None:
             ApiKey("alice", hashlib.sha256(b"secret-a").hexdigest(), Limits(concurrent=2)),
             ApiKey(f"key-{digest[:12]}", digest, Limits(tokens_per_minute=1000)),
         )
+
+
+def test_batch_work_budgets_and_administrators(tmp_path: Path) -> None:
+    line = "eve s priority=batch tokens-per-day=1000 admin=yes"
+    limits = Limits(priority="batch", tokens_per_day=1000, admin=True)
+    assert parse_keys([line, "bob b admin=no priority=chat"], "keys") == (
+        ApiKey("eve", secret_digest("s"), limits),
+        key("bob", "b"),
+    )
+    file = tmp_path / "keys.toml"
+    table = "[[keys]]\nname = 'eve'\nkey = 's'\npriority = 'batch'\ntokens-per-day = 1000\n"
+    file.write_text(f"{table}admin = true\n[users]\nconcurrent = 2\ntools = ['browser']\n")
+    assert read_keys(file) == (ApiKey("eve", secret_digest("s"), limits),)
+    assert read_users(file) == Limits(concurrent=2, tools=frozenset({"browser"}))
+    file.write_text("[users]\n")
+    assert read_keys(file) == () and read_users(file) == Limits()
+    file.write_text("[users]\nadmin = true\n")
+    with pytest.raises(RequestError, match="users: admin"):
+        read_users(file)  # a header is no key
+    lines = tmp_path / "keys.txt"
+    lines.write_text("alice secret\n")
+    assert read_users(lines) == Limits()
 
 
 @pytest.mark.parametrize(
@@ -183,7 +209,7 @@ def test_tokens_flow_back() -> None:
     clock = Clock()
     caller = Caller("a", Limits(tokens_per_minute=600), clock=clock)
     assert caller.refusal() is None and caller.headers()["x-ratelimit-remaining-tokens"] == "600"
-    caller.spend(650)  # an answer may take more than is left
+    caller.spend(Usage(650))  # an answer may take more than is left
     refusal = caller.refusal()
     assert refusal is not None and refusal.status == 429
     assert refusal.headers["Retry-After"] == "6"  # 51 tokens, 10 a second
@@ -208,10 +234,52 @@ def test_nobody_gets_more_than_the_rate(steps: list[tuple[int, float]]) -> None:
     caller, spent, began = Caller("a", Limits(tokens_per_minute=60), clock=clock), 0, clock.now
     for tokens, pause in steps:
         if caller.refusal() is None:
-            caller.spend(tokens)
+            caller.spend(Usage(tokens))
             spent += tokens
             assert spent <= 60 + (clock.now - began) + tokens
         clock.now += pause
+
+
+def test_a_day_has_so_many_tokens_and_begins_at_midnight() -> None:
+    caller = Caller("a", Limits(tokens_per_day=100))
+    now = [1_800_000_000.0 // 86400 * 86400 + 86400 - 90.5]
+    caller.today.clock = lambda: now[0]
+    assert caller.refusal() is None
+    caller.spend(Usage(60, 50, 60))  # cached ones count, too
+    refusal = caller.refusal()
+    assert refusal is not None and refusal.status == 429
+    assert refusal.headers == {"Retry-After": "91", "x-should-retry": "false"}
+    assert refusal.openai()["error"]["type"] == refusal.openai()["error"]["code"]
+    assert refusal.openai()["error"]["code"] == "insufficient_quota"
+    assert refusal.anthropic()["error"]["type"] == "rate_limit_error"
+    now[0] += 91
+    assert caller.refusal() is None
+
+
+def test_batch_work_does_not_fill_the_queue_for_chats() -> None:
+    """Chats have all of it; batch work what they leave."""
+    access = Access(
+        [
+            ApiKey("chat", secret_digest("chat")),
+            ApiKey("batch", secret_digest("batch"), Limits(priority="batch")),
+        ],
+        max_queue=4,
+    )
+    callers = {name: access.caller({"x-api-key": name}) for name in ("chat", "batch")}
+
+    def fits(name: str) -> bool:
+        access.count(callers[name], name, 1)
+        refused = access.refusal(callers[name], name, 0, 0) is not None
+        if refused:
+            access.count(callers[name], name, -1)
+        return not refused
+
+    assert [fits("batch") for _ in range(6)] == [True] * 4 + [False] * 2
+    assert [fits("chat") for _ in range(6)] == [True] * 4 + [False] * 2
+    assert access.running == 8 and access.running_batch == 4
+    for _ in range(2):
+        access.count(callers["batch"], "batch", -1)
+    assert not fits("batch"), "chats count for it"
 
 
 def test_a_lease_lasts_as_long_as_somebody_holds_it() -> None:

@@ -15,9 +15,10 @@ import secrets
 import signal
 import socket
 import sys
-from dataclasses import dataclass, replace
+from argparse import ArgumentTypeError
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from ossia import __version__
 from ossia.commands.hosted import Hosted, Made, make
@@ -32,6 +33,7 @@ from ossia.commands.options import (
     Size,
     model,
     option,
+    seconds,
 )
 from ossia.errors import RequestError
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
     from ossia.llm import LLM
     from ossia.server.settings import ApiKey, Settings
+    from ossia.server.settings import Limits as KeyLimits
 
 KEYS = "OSSIA_API_KEYS"
 FEWEST_SECRET_BYTES = 16
@@ -53,11 +56,14 @@ a browser finds a page to chat on. Which model a request names does not matter, 
 --strict-model-names.
 
 keys:
-  A line of the key file is: NAME KEY [concurrent=N] [tokens-per-minute=N] [tools=NAME,...]
-  [tool-seconds-per-minute=N] [pages-per-minute=N] [containers=N]
+  A line of the key file is: NAME KEY [concurrent=N] [tokens-per-minute=N] [tokens-per-day=N]
+  [tools=NAME,...] [tool-seconds-per-minute=N] [pages-per-minute=N] [containers=N]
+  [priority=chat|batch] [admin=yes]
   KEY is the secret itself, or sha256: and its digest in hex. OSSIA_API_KEYS holds such lines too,
   or several between commas. Without keys only this machine is let in, unless --insecure. Without
   `tools=` a key may use what --tools and --mcp name; other machines without a key only the browser.
+  A key with priority=batch waits for all others; one with admin=yes may ask GET /v1/usage and
+  DELETE /v1/users/NAME.
   `tools=` takes browser (all sources) and browser:SOURCE, python, shell, mcp (all servers, and any
   with --mcp-any) and mcp:LABEL. A source is a --corpus by its name, searx, exa, you or none.
 
@@ -84,6 +90,23 @@ OTEL_EXPORTER_OTLP_ENDPOINT names who is sent spans; that takes pip install 'oss
 """
 
 
+def kind_and_time(text: str) -> tuple[str, float]:
+    """Of `--retention`: what is kept, and for how many seconds."""
+    from ossia.server.settings import Retention
+
+    kind, _, time = text.partition("=")
+    kinds = [each.name for each in fields(Retention)]
+    if kind not in kinds:
+        raise ArgumentTypeError(f"expected KIND=TIME, KIND being {', '.join(kinds)}: {text!r}")
+    kept = seconds(time)
+    if not kept:
+        raise ArgumentTypeError(f"the time must be more than 0: {text!r}")
+    return kind, kept
+
+
+KindTime = Annotated[tuple[str, float], kind_and_time]
+
+
 @dataclass(frozen=True)
 class Access:
     """Where the server listens, and whom it answers."""
@@ -100,6 +123,12 @@ class Access:
         "address or network of a proxy whose X-Forwarded-For is believed; repeatable",
         "ADDRESS",
         shown="none",
+    )
+    user_header: str | None = option(
+        None,
+        "header by which a --trusted-proxy says who has logged in there, such as X-Forwarded-User",
+        "NAME",
+        shown="keys only",
     )
     cors_origin: tuple[str, ...] = option(
         (),
@@ -141,6 +170,9 @@ class Limits:
     )
 
     max_queue: Positive = option(512, "samples answered or waiting; one more gets a 429", "N")
+    local_limits: bool = option(
+        False, "keys' limits hold at this server alone, not for all of a shared --store together"
+    )
     max_connections: int = option(
         512, "of one address; 0: any number, as with --trusted-proxy", "N"
     )
@@ -182,6 +214,13 @@ class Kept:
         "seals reasoning that clients keep; made if it is not there",
         "FILE",
         shown="a new secret every time",
+    )
+    retention: tuple[KindTime, ...] = option(
+        (),
+        "for responses, conversations, files, containers (after their last use) or usage; "
+        "repeatable",
+        "KIND=TIME",
+        shown="files=30d, containers=20m, usage=400d, others as --store-ttl",
     )
     log_prompts: bool = option(False, "write what is asked to the log, too")
 
@@ -345,6 +384,7 @@ def settings_of(options: Options) -> Settings:
     """Raises `RequestError` for what makes no sense."""
     from ossia.server import Settings
     from ossia.server.settings import Limits as KeyLimits
+    from ossia.server.settings import Retention
     from ossia.server.store.opening import is_url
 
     access = options.access
@@ -352,14 +392,16 @@ def settings_of(options: Options) -> Settings:
     limits = options.limits
     kept = options.kept
     keys = _keys(access.api_key_file, os.environ.get(KEYS, ""))
-    if not keys and not access.insecure and not is_loopback(access.host):
+    has_users = access.user_header is not None
+    if not (keys or has_users or access.insecure or is_loopback(access.host)):
         raise RequestError(
             f"--host {access.host} lets other machines in, and there is no API key: give "
             f"--api-key-file or {KEYS}, or --insecure if whoever can connect may ask"
         )
     _check_limits(limits)
+    _check_users(access)
     check_tools(options.hosted, is_loopback=is_loopback(access.host))
-    strangers = None if keys or is_loopback(access.host) else STRANGERS_TOOLS
+    strangers = None if keys or has_users or is_loopback(access.host) else STRANGERS_TOOLS
     return Settings(
         model_name=answers.model_name or _name(options.model),
         strict_model_names=answers.strict_model_names,
@@ -375,15 +417,19 @@ def settings_of(options: Options) -> Settings:
         header_timeout=limits.header_timeout,
         body_timeout=limits.body_timeout,
         trusted_proxies=_proxies(access.trusted_proxy),
+        user_header=access.user_header,
+        users=_users(access),
+        local_limits=limits.local_limits,
         drain=limits.drain,
         store_path=None if kept.store is None or is_url(kept.store) else Path(kept.store),
         store_url=_shared(kept),
         store_ttl=kept.store_ttl,
         store_bytes=_store_bytes(kept),
+        retention=Retention(**dict(kept.retention)),
         secret=None if kept.secret_file is None else read_secret(Path(kept.secret_file)),
         log_prompts=kept.log_prompts,
         cors_origins=_origins(access.cors_origin),
-        hosts=() if keys or access.insecure else _own_names(access.host),
+        hosts=() if keys or has_users or access.insecure else _own_names(access.host),
     )
 
 
@@ -406,6 +452,27 @@ def _proxies(given: tuple[str, ...]) -> tuple[str, ...]:
                     "10.0.0.0/8"
                 ) from error
     return given
+
+
+def _check_users(access: Access) -> None:
+    if access.user_header is None:
+        return
+    if not re.fullmatch("[A-Za-z0-9-]{1,80}", access.user_header):
+        raise RequestError(f"--user-header {access.user_header}: that is no name of a header")
+    if not access.trusted_proxy or "*" in access.trusted_proxy:
+        raise RequestError(
+            "--user-header lets in whom a proxy names: give the proxy's address with "
+            "--trusted-proxy, and not *"
+        )
+
+
+def _users(access: Access) -> KeyLimits:
+    """What each of a proxy's users may use."""
+    from ossia.server.keys import read_users
+    from ossia.server.settings import Limits
+
+    file = access.api_key_file
+    return Limits() if file is None else read_users(Path(file))
 
 
 def _own_names(host: str) -> tuple[str, ...]:
@@ -497,6 +564,13 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _no_keys(settings: Settings) -> str:
+    if settings.user_header is not None:
+        proxies = ", ".join(settings.trusted_proxies)
+        return f"none: {proxies} names who asks, in {settings.user_header}"
+    return "none needed: whoever can connect may ask"
+
+
 def _greet(settings: Settings, url: str, about: str, tools: Made) -> None:
     """To stdout, the address in the first line, for programs that wait for it."""
     name = settings.model_name
@@ -507,7 +581,7 @@ def _greet(settings: Settings, url: str, about: str, tools: Made) -> None:
     lines = [
         f"ossia {__version__} serves {name} at {url}",
         f"  model      {about}",
-        f"  keys       {keys or 'none needed: whoever can connect may ask'}",
+        f"  keys       {keys or _no_keys(settings)}",
         *(f"  tool       {line}" for line in tools.about),
         f"  page       {url}/",
         f"  API        base URL {url}/v1 for OpenAI's clients, {url} for Anthropic's",
@@ -516,7 +590,7 @@ def _greet(settings: Settings, url: str, about: str, tools: Made) -> None:
     ]
     print("\n".join(lines), flush=True)
     host = url.split("://")[1].rsplit(":", 1)[0]
-    if not keys and not is_loopback(host):
+    if not keys and settings.user_header is None and not is_loopback(host):
         print(
             "ossia: anybody who reaches this machine may ask: there is no API key", file=sys.stderr
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from ossia.engine.scheduler import Step
 
 Phase = Literal["prefill", "decode", "mixed"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 class Watch:

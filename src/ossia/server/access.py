@@ -16,13 +16,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from cachetools import LRUCache
 from starlette.requests import Request
 
-from ossia.server.settings import ApiKey, Limits
+from ossia.server.accounts.tally import DayTokens, Tally, Used
+from ossia.server.accounts.users import PREFIX, ProxyUsers
+from ossia.server.settings import ApiKey, Limits, Settings
 from ossia.server.wire.errors import ApiError
+from ossia.turn.events import Usage
 
 MINUTE = 60.0  # seconds
 RETRY = 2  # seconds until it is worth asking again where nobody can know
+MOST_USERS = 10_000  # of a proxy, whose limits per minute are remembered
+NO_KEY = "-"  # in metrics: everybody, where there are no keys
+ALL_USERS = "users"  # in metrics: everybody whom a proxy has let in
 
 
 class Allowance:
@@ -35,6 +42,7 @@ class Allowance:
         self.per_minute = per_minute
         self.clock = clock
         self._left = float(per_minute or 0)
+        self.unwritten = 0.0  # spent since it was last taken from here
         self._at = clock()
 
     @property
@@ -49,6 +57,14 @@ class Allowance:
 
     def spend(self, amount: float) -> None:
         self._left = self.left - amount
+        self.unwritten += amount
+
+    def told(self, spent: float) -> None:
+        """What has been spent here and elsewhere, less what was earned since; without what is
+        not written yet.
+        """
+        self._at = self.clock()
+        self._left = (self.per_minute or 0) - spent - self.unwritten
 
     @property
     def is_used_up(self) -> bool:
@@ -70,25 +86,43 @@ class Whose:
 
 @dataclass(eq=False)
 class Caller:
-    """The owner of a key, or everybody together if there are no keys."""
+    """The owner of a key, or everybody together if there are no keys. `group`: what all who are
+    counted together in metrics have used, if this one is not counted alone.
+    """
 
     name: str = ""
     limits: Limits = field(default_factory=Limits)
     running: int = 0  # samples being answered
     clock: Callable[[], float] = time.monotonic
+    group: Used | None = None
 
     def __post_init__(self) -> None:
-        self._tokens = Allowance(self.limits.tokens_per_minute, self.clock)
+        self.elsewhere = 0  # samples being answered by other servers
+        self.running_written = 0  # as other servers know it
+        self.tally = Tally()
+        self.today = DayTokens(self.limits.tokens_per_day)
+        self.tokens = Allowance(self.limits.tokens_per_minute, self.clock)
         self.tool_seconds = Allowance(self.limits.tool_seconds_per_minute, self.clock)
         self.pages = Allowance(self.limits.pages_per_minute, self.clock)
 
-    def spend(self, tokens: int) -> None:
-        """Count tokens against the limit per minute."""
-        self._tokens.spend(tokens)
+    def spend(self, usage: Usage) -> None:
+        """Count tokens, against the limits too."""
+        tokens = usage.prompt + usage.completion
+        self.tokens.spend(tokens)
+        self.today.spend(tokens)
+        self.tally.used.add(usage)
+        if self.group is not None:
+            self.group.add(usage)
+
+    def count_call(self) -> None:
+        """Of a tool."""
+        self.tally.used.calls += 1
+        if self.group is not None:
+            self.group.calls += 1
 
     @property
     def tokens_left(self) -> float:
-        return self._tokens.left
+        return self.tokens.left
 
     @property
     def is_batch(self) -> bool:
@@ -98,13 +132,26 @@ class Caller:
         """Why so many more samples cannot be taken now."""
         most = self.limits.concurrent
         rate = self.limits.tokens_per_minute
-        if most is not None and self.running + more > most:
-            text = f"{self.running} of your samples are being answered; the limit is {most}"
+        running = self.running + self.elsewhere
+        if most is not None and running + more > most:
+            text = f"{running} of your samples are being answered; the limit is {most}"
             return _too_many(text, "concurrency_limit_exceeded", RETRY)
+        if self.today.is_used_up:
+            return self._no_quota()
         if rate is not None and self.tokens_left < 1:
             text = f"the limit of {rate} tokens per minute is used up"
-            return _too_many(text, "rate_limit_exceeded", self._tokens.seconds_until(1))
+            return _too_many(text, "rate_limit_exceeded", self.tokens.seconds_until(1))
         return None
+
+    def _no_quota(self) -> ApiError:
+        """Clients that try again by themselves should not."""
+        text = (
+            f"you exceeded your current quota of {self.today.per_day} tokens per day; "
+            "it begins anew at midnight UTC"
+        )
+        refusal = _too_many(text, "insufficient_quota", self.today.seconds_left)
+        refusal.headers["x-should-retry"] = "false"
+        return refusal
 
     def salted(self, salt: str = "") -> str:
         """The salt for the prefix cache: only the caller itself finds again what it has asked.
@@ -117,11 +164,13 @@ class Caller:
         found: dict[str, str] = {}
         if (most := self.limits.concurrent) is not None:
             found["x-ratelimit-limit-requests"] = str(most)
-            found["x-ratelimit-remaining-requests"] = str(max(0, most - self.running))
+            found["x-ratelimit-remaining-requests"] = str(
+                max(0, most - self.running - self.elsewhere)
+            )
         if (rate := self.limits.tokens_per_minute) is not None:
             found["x-ratelimit-limit-tokens"] = str(rate)
             found["x-ratelimit-remaining-tokens"] = str(max(0, int(self.tokens_left)))
-            found["x-ratelimit-reset-tokens"] = f"{self._tokens.seconds_until(rate)}s"
+            found["x-ratelimit-reset-tokens"] = f"{self.tokens.seconds_until(rate)}s"
         return found
 
 
@@ -150,22 +199,54 @@ class Access:
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
         max_queue: int = 512,
+        users: ProxyUsers | None = None,
+        users_limits: Limits | None = None,
     ) -> None:
-        """`limits`: shared by everybody, if there are no keys. Keys of one name are one caller."""
+        """`limits`: shared by everybody, if there are neither keys nor users. Keys of one name are
+        one caller. `users`: those that a proxy lets in, each with `users_limits`, unless there is a
+        key of the same name.
+        """
+        self.ended: dict[str, Caller] = {}  # of whom requests have ended, for whoever writes it
+        # told of every change of how many samples of a caller are being answered, but the first
+        self.changed: Callable[[Caller], object] = lambda caller: None
+        self.users = users
+        self.users_total = Used()
+        self._users_limits = users_limits or Limits()
+        self._users: LRUCache[str, Caller] = LRUCache(MOST_USERS)
+        self._clock = clock
         self.running = 0
         self.running_of: Counter[str] = Counter()  # by whose turn it is
         self.running_batch = 0  # of all
         self.receiving = 0  # bytes of bodies that are not whole yet
         self.receiving_of: Counter[str] = Counter()
         self.max_queue = max_queue
-        self.everybody = None if keys else Caller("", limits or Limits(), clock=clock)
+        is_open = not keys and users is None
+        self.everybody = Caller("", limits or Limits(), clock=clock) if is_open else None
         self._callers = {key.name: Caller(key.name, key.limits, clock=clock) for key in keys}
         self._keys = [(key.digest.encode(), self._callers[key.name]) for key in keys]
 
-    def caller(self, headers: Mapping[str, str]) -> Caller:
-        """Whose key is in `Authorization: Bearer` or `x-api-key`. Raises `ApiError` (401)."""
+    @classmethod
+    def of(cls, settings: Settings) -> Access:
+        users = None
+        if settings.user_header is not None:
+            users = ProxyUsers(settings.user_header, settings.trusted_proxies)
+        return cls(
+            settings.keys,
+            settings.limits,
+            max_queue=settings.max_queue,
+            users=users,
+            users_limits=settings.users,
+        )
+
+    def caller(self, headers: Mapping[str, str], peer: str = "") -> Caller:
+        """Whom a proxy names, else whose key is in `Authorization: Bearer` or `x-api-key`. `peer`:
+        the address of the connection. Raises `ApiError` (401).
+        """
         if self.everybody is not None:
             return self.everybody
+        user = None if self.users is None else self.users.name(headers, peer)
+        if user is not None:
+            return self._user(user)
         secrets = presented(headers)
         for secret in secrets:
             digest = secret_digest(secret).encode()
@@ -188,8 +269,39 @@ class Access:
         this one does not know the name: servers that share a store share their keys.
         """
         found = self.everybody or self._callers.get(name)
+        if found is None and self.users is not None and name.startswith(PREFIX):
+            found = self._user(name)
         if found is None:
             raise ApiError(401, f"no key here has the name {name!r:.80}", code="invalid_api_key")
+        return found
+
+    def _user(self, name: str) -> Caller:
+        found = self._callers.get(name) or self._users.get(name)
+        if found is None:
+            found = Caller(name, self._users_limits, clock=self._clock, group=self.users_total)
+            self._users[name] = found
+        return found
+
+    def callers(self) -> list[Caller]:
+        """Everybody who is known."""
+        everybody = [] if self.everybody is None else [self.everybody]
+        return [*everybody, *self._callers.values(), *self._users.values()]
+
+    def busy(self) -> list[Caller]:
+        """Those of whom samples are being answered."""
+        return [each for each in self.callers() if each.running]
+
+    def running_by(self, name: str) -> int:
+        """Samples that are being answered, here and elsewhere, to a caller of this name."""
+        return sum(each.running + each.elsewhere for each in self.busy() if each.name == name)
+
+    def totals(self) -> dict[str, Used]:
+        """What has been used since the start, by key; users of a proxy together."""
+        found = {name: each.tally.used for name, each in self._callers.items()}
+        if self.everybody is not None:
+            found[NO_KEY] = self.everybody.tally.used
+        if self.users is not None:
+            found[ALL_USERS] = self.users_total
         return found
 
     def count(self, caller: Caller, turn: str, samples: int) -> None:
@@ -254,6 +366,7 @@ class Lease:
         # of its answers, so far
         self.prompt_tokens = 0
         self.completion_tokens = 0
+        self.session = ""  # a name for the conversation, by which a front finds this server again
         self._samples = 1
         self._holders = 0
 
@@ -267,6 +380,8 @@ class Lease:
         self._holders -= 1
         if self._holders == 0:
             self.access.count(self.caller, self.turn, -self._samples)
+            self.access.ended[self.caller.name] = self.caller
+            self.access.changed(self.caller)
 
     def grow(self, samples: int, field: str) -> None:
         """The request turned out to ask for so many samples. Raises `ApiError`, a 400 if they could
@@ -286,6 +401,7 @@ class Lease:
             raise refusal
         self.access.count(self.caller, self.turn, more)
         self._samples = samples
+        self.access.changed(self.caller)
 
 
 LEASE: ContextVar[Lease | None] = ContextVar("ossia_lease", default=None)

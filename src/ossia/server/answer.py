@@ -58,7 +58,7 @@ class AnswerRequest:
     name if the prompt is too long. `samples` and `stream`: of several answers to one prompt.
     `session`: whose state our tools see. `run`: carries out their calls. `turn_of`: who waits for
     it; callers take turns. `approved`: calls in the conversation that are run before anything is
-    sampled.
+    sampled. `begun`: told of the first sample's prompt.
     """
 
     conversation: Conversation
@@ -78,6 +78,7 @@ class AnswerRequest:
     turn_of: Whose = Whose()  # noqa: RUF009 - immutable
     opening: Message | None = None
     approved: tuple[Approved, ...] = ()
+    begun: Callable[[Sequence[int]], object] = lambda prompt: None
 
 
 class Answerer:
@@ -117,6 +118,8 @@ class Answerer:
             async for event in _run_calls(turn, request):
                 yield event
             while (prompt := await _begin(turn)) is not None:
+                if turn.samples == 1:
+                    request.begun(prompt)
                 async with aclosing(self._tokens(request, turn, prompt)) as tokens:
                     async for token in tokens:
                         first_token = first_token or time.monotonic()

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from ossia import __version__
 from ossia.errors import OssiaError
 from ossia.server import openapi
-from ossia.server.access import Access
+from ossia.server.accounts.chores import Chores
 from ossia.server.fleet.passing import Elsewhere
 from ossia.server.gate import AccessMiddleware, respond_error
 from ossia.server.hosted.mcp import McpServers
@@ -35,6 +35,7 @@ LONGEST_PATH = 200  # characters that an error repeats
 EXPOSED = (
     "x-request-id",
     "retry-after",
+    "x-session-id",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-remaining-tokens",
 )
@@ -66,11 +67,13 @@ def create_app(
     """
     settings = settings or Settings()
     service = Service(engine, tokenizer, settings, builtin, changed, containers, mcp)
-    access = Access(settings.keys, settings.limits, max_queue=settings.max_queue)
+    access = service.access
+    chores = Chores(service)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.open()
+        chores.open()
         service.worker.start()
         service.warm()
         try:
@@ -81,6 +84,7 @@ def create_app(
             service.worker.stop()
             await service.close_tools()
             await service.mcp.close()
+            await chores.close()
             await service.close()
 
     # No /docs: that page would load its parts from a third party.
@@ -99,21 +103,27 @@ def create_app(
     for kind in ERRORS:
         app.add_exception_handler(kind, error_response)
     app.add_middleware(AccessMiddleware, service=service, access=access)
-    if settings.cors_origins:  # outside the gate: a browser must be able to read refusals too
+    _let_in(app, settings.cors_origins)
+    openapi.complete(app, has_keys=bool(settings.keys))
+    return app
+
+
+def _let_in(app: FastAPI, origins: Sequence[str]) -> None:
+    """Pages of other sites. Outside the gate: a browser must be able to read refusals too."""
+    if origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=settings.cors_origins,
+            allow_origins=origins,
             allow_methods=("*",),
             allow_headers=("*",),
             expose_headers=EXPOSED,
             max_age=3600,
         )
-    openapi.complete(app, has_keys=bool(settings.keys))
-    return app
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
     from ossia.server import operations
+    from ossia.server.accounts import routes as accounts
     from ossia.server.chat import routes as chat
     from ossia.server.completions import routes as completions
     from ossia.server.hosted import container_files, containers, files
@@ -135,6 +145,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         anthropic,
         ollama,
         operations,
+        accounts,
         page,
     ):
         app.include_router(module.router(service))

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ossia.server import logs, tracing
 from ossia.server.access import LEASE, RETRY, Access, Caller, Lease, address_of
+from ossia.server.accounts.users import peer_of
 from ossia.server.fleet.passing import IS_PASSED
 from ossia.server.service import Service
 from ossia.server.settings import Settings
@@ -37,11 +38,14 @@ OPEN = {
 }
 # a client's own id, if it can be written to a log and a header
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+SESSION = "x-session-id"
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 SAFE = {"GET", "HEAD", "OPTIONS"}  # these change nothing
 # How much of the bodies that are not whole yet is held, in times the largest one. A caller has half
 # of it; when it is full, callers with one body have as much again.
 BODIES = 8
+AGAIN = 4  # times that limits of several servers are asked for again
+MOMENT = 0.05  # seconds between
 
 
 class AccessMiddleware:
@@ -98,7 +102,7 @@ class AccessMiddleware:
         passed = self.service.fleet.passed(visit.scope, visit.headers)
         IS_PASSED.set(passed is not None)
         if passed is None:
-            caller = self.access.caller(visit.headers)
+            caller = self.access.caller(visit.headers, peer_of(visit.scope))
         else:
             caller = self.access.named(passed)
         visit.set_caller(caller)
@@ -114,11 +118,26 @@ class AccessMiddleware:
             visit.keep_body()
         self._check_room(lease)
         visit.begin(lease)
+        await self._check_shared(lease)
 
     def _check_room(self, lease: Lease) -> None:
         if self.service.is_draining:
             raise ApiError(503, "the server is about to stop", headers={"Retry-After": "5"})
         if (refusal := self.access.refusal(lease.caller, lease.turn, 1)) is not None:
+            raise refusal
+
+    async def _check_shared(self, lease: Lease) -> None:
+        """What other servers know. They are told a moment after an answer that it has ended, so
+        whoever has just had one there is asked again.
+        """
+        ledger = self.service.ledger
+        await ledger.admit(lease.caller)
+        for _ in range(AGAIN):
+            if lease.caller.refusal(0) is None or not lease.caller.elsewhere:
+                break
+            await asyncio.sleep(MOMENT)
+            await ledger.settle(lease.caller)
+        if (refusal := lease.caller.refusal(0)) is not None:
             raise refusal
 
 
@@ -295,10 +314,20 @@ class _Exchange:
     def _stamp(self, message: MutableMapping[str, Any]) -> None:
         headers = MutableHeaders(scope=message)
         headers["x-request-id"] = self.id
+        if session := self._session:
+            headers[SESSION] = session
         if self.scope["path"].startswith("/v1/messages"):
             headers["request-id"] = self.id  # Anthropic's name for it
         for name, value in self.limited.headers().items() if self.limited is not None else ():
             headers[name] = value
+
+    @property
+    def _session(self) -> str:
+        """The client's own name for its conversation, else ours."""
+        given = self.headers.get(SESSION, "")
+        if REQUEST_ID.fullmatch(given):
+            return given
+        return "" if self.lease is None else self.lease.session
 
     async def fail(self, error: ApiError) -> None:
         """Answers with the error, unless a response has begun: that one is broken off, which the

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from ossia.errors import RequestError
 from ossia.server.access import secret_digest
-from ossia.server.settings import ApiKey, Limits
+from ossia.server.settings import ApiKey, Limits, Priority
 from ossia.tools.kinds import BROWSER, FUNCTION, KINDS, MCP
 
 NUMBERS = {  # of a line: the field of `Limits`
@@ -25,30 +25,70 @@ NUMBERS = {  # of a line: the field of `Limits`
     "tool-seconds-per-minute": "tool_seconds_per_minute",
     "pages-per-minute": "pages_per_minute",
     "containers": "containers",
+    "tokens-per-day": "tokens_per_day",
+}
+WORDS: dict[str, dict[str, str | bool]] = {  # of a line: fields of `Limits`, by what is written
+    "priority": {"chat": "chat", "batch": "batch"},
+    "admin": {"yes": True, "no": False},
 }
 TOOLS = "tools"
 TOOL_NAMES = tuple(kind.name for kind in KINDS if kind is not FUNCTION)
 WITH_PARTS = (BROWSER.name, MCP.name)
-OPTIONS = (*NUMBERS, TOOLS)
-FORM = "[NAME] KEY [tools=NAME,...] [" + "=N] [".join(NUMBERS) + "=N]"
+OPTIONS = (*NUMBERS, *WORDS, TOOLS)
+FORM = (
+    "[NAME] KEY [tools=NAME,...] [priority=chat|batch] [admin=yes] ["
+    + "=N] [".join(NUMBERS)
+    + "=N]"
+)
 
 
 def read_keys(path: Path) -> tuple[ApiKey, ...]:
     """Raises `RequestError` for a file that cannot be read or makes no sense."""
+    document = _document(path)
+    tables = document.get("keys")
+    if tables is None and "users" in document:
+        return ()
+    if isinstance(tables, list) or path.suffix == ".toml":
+        return toml_keys(tables, str(path))
+    return parse_keys(_text(path).splitlines(), str(path))
+
+
+def read_users(path: Path) -> Limits:
+    """What each may use whom a proxy has let in: the table `[users]` of a TOML file; without one,
+    anything. Raises `RequestError`.
+    """
+    table = _document(path).get("users")
+    if table is None:
+        return Limits()
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
-        raise RequestError(f"the key file {path} cannot be read: {reason}") from error
+        return LimitsTable.model_validate(table).limits(f"{path}, users")
+    except ValidationError as error:
+        raise _wrong(error, f"{path}, users") from None
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """Of TOML; empty for a file of lines."""
     try:
-        tables = tomllib.loads(text).get("keys")
+        return tomllib.loads(_text(path))
     except tomllib.TOMLDecodeError as error:
         if path.suffix == ".toml":
             raise RequestError(f"{path} is not valid TOML: {error}") from error
-        tables = None
-    if isinstance(tables, list) or path.suffix == ".toml":
-        return toml_keys(tables, str(path))
-    return parse_keys(text.splitlines(), str(path))
+        return {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        raise RequestError(f"the key file {path} cannot be read: {reason}") from error
+
+
+def _wrong(error: ValidationError, place: str) -> RequestError:
+    """Without the value, which could be a secret."""
+    first = error.errors(include_input=False)[0]
+    where = ".".join(map(str, first["loc"])) or "the table"
+    return RequestError(f"{place}: {where}: {first['msg']}")
 
 
 def tools_of(names: Iterable[str], place: str) -> frozenset[str]:
@@ -68,30 +108,41 @@ def tools_of(names: Iterable[str], place: str) -> frozenset[str]:
 Whole = Annotated[int, Ge(1)] | None
 
 
-class KeyTable(BaseModel):
-    """A key in a TOML file: the secret itself, or its SHA-256 in hex. Without a name it is called
-    by its digest.
-    """
+class LimitsTable(BaseModel):
+    """What may be used: of a key, or of everybody who is let in by a proxy."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: Annotated[str, StringConstraints(pattern=r"^\S+$")] | None = None
-    key: Annotated[str, StringConstraints(pattern=r"^\S+$")] | None = None
-    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$")] | None = None
     concurrent: Whole = None
     tokens_per_minute: Whole = Field(None, alias="tokens-per-minute")
     tool_seconds_per_minute: Whole = Field(None, alias="tool-seconds-per-minute")
     pages_per_minute: Whole = Field(None, alias="pages-per-minute")
     containers: Whole = None
+    tokens_per_day: Whole = Field(None, alias="tokens-per-day")
+    priority: Priority = "chat"
     tools: list[Annotated[str, StringConstraints(pattern=r"^\S+$")]] | None = None
+
+    def limits(self, place: str, *, admin: bool = False) -> Limits:
+        numbers = {field: getattr(self, field) for field in NUMBERS.values()}
+        tools = None if self.tools is None else tools_of(self.tools, place)
+        return Limits(tools=tools, priority=self.priority, admin=admin, **numbers)
+
+
+class KeyTable(LimitsTable):
+    """A key in a TOML file: the secret itself, or its SHA-256 in hex. Without a name it is called
+    by its digest.
+    """
+
+    name: Annotated[str, StringConstraints(pattern=r"^\S+$")] | None = None
+    key: Annotated[str, StringConstraints(pattern=r"^\S+$")] | None = None
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    admin: bool = False
 
     def api_key(self, place: str) -> ApiKey:
         if (self.key is None) == (self.sha256 is None):
             raise RequestError(f"{place}: give either key or sha256")
         digest = secret_digest(self.key) if self.key is not None else str(self.sha256).lower()
-        numbers = {field: getattr(self, field) for field in NUMBERS.values()}
-        tools = None if self.tools is None else tools_of(self.tools, place)
-        limits = Limits(tools=tools, **numbers)
+        limits = self.limits(place, admin=self.admin)
         return ApiKey(self.name or f"key-{digest[:12]}", digest, limits)
 
 
@@ -107,9 +158,7 @@ def toml_keys(tables: Any, source: str) -> tuple[ApiKey, ...]:
         try:
             keys.append(KeyTable.model_validate(table).api_key(place))
         except ValidationError as error:
-            first = error.errors(include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the table"
-            raise RequestError(f"{place}: {where}: {first['msg']}") from None
+            raise _wrong(error, place) from None
     return merged(keys, source)
 
 
@@ -153,6 +202,12 @@ def _key(words: list[str], place: str) -> ApiKey:
         name, _, value = word.partition("=")
         if name == TOOLS:
             values[TOOLS] = tools_of(value.split(","), place)
+            continue
+        if name in WORDS:
+            if value not in WORDS[name]:
+                known = " or ".join(WORDS[name])
+                raise RequestError(f"{place}: {name} must be {known}, found {value!r}")
+            values[name] = WORDS[name][value]
             continue
         if not re.fullmatch(r"[1-9][0-9]{0,11}", value):
             raise RequestError(

@@ -18,8 +18,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from ossia.engine.request import EngineStats
+from ossia.engine.watch import PHASES, Phase, Watch
 from ossia.server import tracing
-from ossia.server.access import LEASE
+from ossia.server.access import LEASE, Access
 from ossia.server.worker import EngineWorker
 from ossia.turn.events import Progress, TurnEnd, TurnEvent, Usage
 
@@ -123,6 +124,7 @@ class Metrics:
         self.model = model
         self.registry = CollectorRegistry()
         self.registry.register(_Engine(worker, model))
+        worker.engine.watch = _Watch(self.registry, model)
         ProcessCollector(registry=self.registry)
 
         def counter(name: str, about: str, *labels: str) -> Counter:
@@ -157,6 +159,7 @@ class Metrics:
             "harmony_repairs", "What had to be repaired in what the model said.", "kind"
         )
         self._count_tools()
+        self._count_store()
         self.time_to_first = histogram(
             "time_to_first_token_seconds", "Until the first token.", FIRST
         )
@@ -188,6 +191,30 @@ class Metrics:
             ("model_name", "tool"),
             registry=self.registry,
             buckets=WHOLE,
+        )
+
+    def state(self, access: Access, is_draining: Callable[[], bool]) -> None:
+        """Of what else there is, asked whenever Prometheus asks."""
+        self.registry.register(_Tokens(access, self.model))
+        gauge = Gauge(
+            "ossia:draining",
+            "Whether the server is about to stop, and takes no new work.",
+            ("model_name",),
+            registry=self.registry,
+        )
+        gauge.labels(self.model).set_function(lambda: float(is_draining()))
+
+    def store(self, operation: str, seconds: float) -> None:
+        """`operation`: one of a few."""
+        self.store_seconds.labels(self.model, operation).observe(seconds)
+
+    def _count_store(self) -> None:
+        self.store_seconds = Histogram(
+            "ossia:store_seconds",
+            "That an operation of the store took.",
+            ("model_name", "operation"),
+            registry=self.registry,
+            buckets=BETWEEN,
         )
 
     def answering(self) -> Book:
@@ -287,6 +314,51 @@ class Book:
             to.per_token.observe((self._last - self._first) / (usage.completion - 1))
         for repair in () if self._end is None else self._end.repairs:
             to.repairs.labels(to.model, repair.kind.value).inc()
+
+
+class _Watch(Watch):
+    """What the engine's thread tells of its steps."""
+
+    def __init__(self, registry: CollectorRegistry, model: str) -> None:
+        steps = Histogram(
+            "ossia:engine_step_seconds",
+            "One forward pass with its sampling: only prompts, only answers, or both.",
+            ("model_name", "phase"),
+            registry=registry,
+            buckets=FIRST,
+        )
+        self._steps = {phase: steps.labels(model, phase) for phase in PHASES}
+        waits = Histogram(
+            "ossia:request_queue_time_seconds",
+            "Until the first tokens of a prompt are computed.",
+            ("model_name",),
+            registry=registry,
+            buckets=FIRST,
+        )
+        self._waits = waits.labels(model)
+
+    def step(self, phase: Phase, seconds: float) -> None:
+        self._steps[phase].observe(seconds)
+
+    def began(self, waited: float) -> None:
+        self._waits.observe(waited)
+
+
+class _Tokens(Collector):
+    """What callers have used, by key: names of the key file, never secrets."""
+
+    def __init__(self, access: Access, model: str) -> None:
+        self.access = access
+        self.model = model
+
+    def collect(self) -> Iterable[Metric]:
+        about = "Tokens by key; cached ones are among those of prompts."
+        labels = ("model_name", "key", "kind")
+        family = CounterMetricFamily("ossia:tokens", about, labels=labels)
+        for name, used in self.access.totals().items():
+            for kind in ("prompt", "cached", "output"):
+                family.add_metric((self.model, name, kind), getattr(used, kind))
+        yield family
 
 
 class _Engine(Collector):

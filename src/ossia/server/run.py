@@ -15,14 +15,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ossia.errors import RequestError
 from ossia.server.access import Access
+from ossia.server.accounts.users import NotingPeer
 from ossia.server.connections import protocol
 from ossia.server.service import Service
 
@@ -63,15 +67,26 @@ def serve(
     proxies = settings.trusted_proxies
     server = _Server(
         uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="on", server_header=False,
+            _behind(app, proxies), log_config=None, access_log=False, lifespan="on",
+            server_header=False,
             timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=int(LAST_WORDS),
             http=protocol(settings), ws="none",
             # by default uvicorn believes whoever connects from this machine
-            proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
+            proxy_headers=False,
         ),
         started,
     )  # fmt: skip
     return asyncio.run(_serve(server, app.state.service, app.state.access, listening))
+
+
+def _behind(app: FastAPI, proxies: Sequence[str]) -> ASGIApp:
+    """Of proxies that are trusted, the client's address is the one that they say; who connected
+    stays known.
+    """
+    if not proxies:
+        return app
+    believing = ProxyHeadersMiddleware(cast(Any, app), trusted_hosts=list(proxies))
+    return NotingPeer(cast(ASGIApp, believing))
 
 
 async def _serve(

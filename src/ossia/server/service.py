@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from ossia.engine.request import SamplingParams
@@ -25,13 +26,15 @@ from ossia.harmony.grammar.bodies import Vocabulary, forget_formats, vocabulary
 from ossia.harmony.grammar.compiling import GivenUp, giving_up
 from ossia.harmony.grammar.kept import Parts
 from ossia.harmony.messages import EffortName
-from ossia.server.access import Caller, request_size, whose_turn
+from ossia.server.access import Access, Caller, request_size, whose_turn
+from ossia.server.accounts.ledger import Ledger
+from ossia.server.accounts.session import name_by_prompt
 from ossia.server.answer import LONG, Answerer, AnswerRequest
 from ossia.server.fleet.fleet import Fleet
 from ossia.server.hosted.approvals import ApprovedCalls
 from ossia.server.hosted.calls import Calls, allowed, names
 from ossia.server.hosted.mcp import McpServers
-from ossia.server.hosted.uploads import Uploads
+from ossia.server.hosted.uploads import UploadRules, Uploads
 from ossia.server.metrics import Metrics
 from ossia.server.places import Places
 from ossia.server.responses.background import Runs
@@ -118,14 +121,15 @@ class Service:
         database = database_of(settings.store_url or settings.store_path)
         self.store = Store(database, settings.store_ttl, settings.store_bytes)
         self.fleet = Fleet(self.store, self.sealer, settings.home)
+        self.store.observe = self.metrics.store
+        self.store.keep_for(settings.retention)
+        self.access = Access.of(settings)
+        self.metrics.state(self.access, lambda: self.is_draining)
+        shared = database.is_shared and not settings.local_limits
+        self.ledger = Ledger(self.store, self.access, settings.model_name, shared=shared)
         if containers is not None:
             self.metrics.containers(lambda: containers.count)
-            limits = {key.name: key.limits.containers for key in settings.keys}
-            containers.most_of = limits.get
-            self.uploads = Uploads(containers.root / UPLOADS)
-            if not self.fleet.is_alone:
-                containers.mark = self.fleet.mark()
-                self.uploads.mark = self.fleet.mark()
+            self._keep_files(containers)
         self.thoughts = Thoughts(self.store)
         self._approved = ApprovedTable(self.store)
         self.approved = ApprovedCalls(self._approved)
@@ -137,6 +141,22 @@ class Service:
         self._vocabulary: Future[Vocabulary] | None = None
         self._outlasting: set[asyncio.Future[Any]] = set()
         self._late: deque[tuple[str, Callable[[], Awaitable[None]]]] = deque()
+
+    def _keep_files(self, containers: Containers) -> None:
+        """How many containers a caller has, how long files stay, and whose server they are at."""
+        limits = {key.name: key.limits.containers for key in self.settings.keys}
+        users = self.settings.users.containers
+        containers.most_of = lambda caller: limits.get(caller, users)
+        kept = self.settings.retention
+        if kept.containers is not None:
+            containers.rules = replace(containers.rules, expires_after=kept.containers)
+        rules = UploadRules()
+        if kept.files is not None:
+            rules = UploadRules(expires_after=kept.files)
+        self.uploads = Uploads(containers.root / UPLOADS, rules)
+        if not self.fleet.is_alone:
+            containers.mark = self.fleet.mark()
+            self.uploads.mark = self.fleet.mark()
 
     async def open(self) -> None:
         """Before the first request. Raises `StoreError`."""
@@ -326,6 +346,7 @@ class Service:
                     ask,
                     cache_salt=caller.salted(ask.cache_salt),
                     turn_of=whose_turn(),
+                    begun=partial(name_by_prompt, tokenizer=self.tokenizer),
                     session=replace(ask.session, caller=caller.name),
                     run=Calls(self.metrics, caller, self.approved, dict(ask.uses)).run,
                 )
@@ -334,7 +355,7 @@ class Service:
                         book.event(event)
                         yield event
             finally:  # also of an answer that was broken off
-                caller.spend(book.usage.total)
+                caller.spend(book.usage)
 
     def tools_for(self, caller: Caller) -> dict[str, Tool]:
         """The server's own tools that a caller may use, by namespace."""

@@ -9,6 +9,7 @@ from typing import Literal
 from ossia.engine.request import SamplingParams
 from ossia.harmony.messages import EffortName
 
+DAY = 86_400.0  # seconds
 Priority = Literal["chat", "batch"]
 
 
@@ -27,6 +28,19 @@ class Limits:
     tokens_per_day: int | None = None  # prompt and answer, from midnight to midnight UTC
     priority: Priority = "chat"
     admin: bool = False  # may see what everybody has used, and delete what is anybody's
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long what is kept stays, in seconds after it was last written. `containers`: after they
+    were last used. None: as `store_ttl`, or the rules of files and containers, say.
+    """
+
+    responses: float | None = None
+    conversations: float | None = None
+    files: float | None = None
+    containers: float | None = None
+    usage: float = 400 * DAY
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,10 @@ class Settings:
     max_connections: int = 512  # of one address; 0: any number
     # addresses of proxies, whose word for a client's address is taken; "*": everybody's
     trusted_proxies: tuple[str, ...] = ()
+    # a header by which these proxies say who has logged in there, and what such users may use
+    user_header: str | None = None
+    users: Limits = field(default_factory=Limits)
+    local_limits: bool = False  # each server holds limits by itself, also with a shared store
     keepalive: float = 15.0  # seconds without an event after which a stream says that it is alive
     drain: float = 30.0  # seconds that running answers have when the server is asked to stop
     store_path: Path | None = None
@@ -70,6 +88,7 @@ class Settings:
     home: str = ""  # the URL by which those servers reach this one
     store_ttl: float = 30 * 24 * 3600.0  # seconds
     store_bytes: int = 128 << 20
+    retention: Retention = field(default_factory=Retention)
     secret: bytes | None = None  # of encrypted reasoning; None: a new one at every start
     # what is asked, besides the line that every request gets in the log
     log_prompts: bool = False

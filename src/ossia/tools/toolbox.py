@@ -32,6 +32,7 @@ from ossia.harmony import (
     harmony_grammar,
     resolve_recipient,
 )
+from ossia.harmony.grammar.keywords import Relaxed
 from ossia.harmony.messages import FUNCTIONS
 from ossia.harmony.validation import Schema
 from ossia.tokenizer import Tokenizer
@@ -289,7 +290,7 @@ class Toolbox:
             wishes |= {"tool_choice": mode, "parallel_calls": self.parallel}
             made = chosen._grammar(tokenizer, **wishes)
         for notes in made.relaxed.values():
-            _log_once("; ".join(map(str, notes)))
+            _log_once(notes)
         return made
 
     def _grammar(self, tokenizer: Tokenizer, **wishes: Any) -> HarmonyGrammar:
@@ -360,12 +361,15 @@ _logged: OrderedDict[bytes, None] = OrderedDict()  # digests of texts
 _logging = Lock()
 
 
-def _log_once(relaxed: str) -> None:
-    digest = blake2b(relaxed.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _log_once(notes: Sequence[Relaxed]) -> None:
+    """That something was relaxed; what, only for debugging: a schema is somebody's text."""
+    text = "; ".join(map(str, notes))
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
     with _logging:
         is_new = digest not in _logged
         _logged[digest] = None
         if len(_logged) > MOST_LOGGED:
             _logged.popitem(last=False)
     if is_new:
-        log.warning("relaxed: %s", relaxed)
+        log.warning("relaxed: %d keywords of a schema; the response says which", len(notes))
+        log.debug("relaxed: %s", text)

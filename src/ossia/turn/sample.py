@@ -307,7 +307,8 @@ class SampleReader:
             seen = Repair(self._parser.position, RepairKind.ARGUMENTS, end.message.text)
             self.outcome.repairs.append(seen)
         if call.wrong is not None and is_ready and self._is_hidden(call):
-            log.info("a call was not understood: %s", call.wrong)
+            log.info("a call was not understood, and the model is told why")
+            log.debug("it was not understood: %s", call.wrong)
             self.outcome.messages.append(call.message)
             self.outcome.mistakes.append(Mistake(call.message, call.wrong))
             self.is_over = True  # the model has to be told, whatever it goes on to say

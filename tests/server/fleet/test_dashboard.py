@@ -27,7 +27,7 @@ OF_PROMETHEUS = {"up"}  # it makes this one, and two labels, itself
 ITS_LABELS = {"job", "instance"}
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 HI = "<|channel|>final<|message|>Hi<|return|>"
-SPOILT = "<|channel|>odd<|message|>Hi<|return|>"
+SPOILT = "<|channel|>final<|message|>Hi<|channel|>final<|message|>again<|return|>"
 
 
 def dashboard_queries() -> Iterator[str]:

@@ -27,7 +27,6 @@ from waited_store import Waited, waited
 from ossia.harmony import Message, Role
 from ossia.server.hosted.approvals import LASTS
 from ossia.server.store.approved import GONE
-from ossia.server.store.counters import Counters
 from ossia.server.store.protocol import StoreError, StoreFull
 from ossia.server.store.tables import OVERHEAD, SHORT, StoredResponse
 from ossia.server.store.thoughts import Thoughts
@@ -229,21 +228,6 @@ def test_thoughts_are_kept_in_every_kind(store: Waited, clock: Clock) -> None:
     assert store.used() == 0, "they take no room of responses"
     clock.now += 3600
     assert kept.before("ann", ["call\0"]) == {}
-
-
-def test_counters_add_up(store: Waited) -> None:
-    kept = store.of(Counters)
-    assert kept.add("ann", {"tokens": 3, "requests": 1}, 60) == {"tokens": 3, "requests": 1}
-    assert kept.add("ann", {"tokens": 0.5}, 60) == {"tokens": 3.5}
-    assert kept.add("ann", {"tokens": 1}, 120) == {"tokens": 1} and kept.add("bob", {}, 60) == {}
-    kept.add("bob", {"tokens": 2}, 60)
-    both = [("ann", "requests", 60, 1), ("ann", "tokens", 60, 3.5), ("bob", "tokens", 60, 2)]
-    assert kept.totals(60, 120) == both and len(kept.totals(0, 1 << 40)) == 4
-    kept.forget(owner="ann")
-    kept.forget(before=60)
-    assert kept.totals(0, 1 << 40) == both[2:]
-    kept.forget(before=61)
-    assert kept.totals(0, 1 << 40) == []
 
 
 # Time and room
@@ -671,7 +655,7 @@ def test_a_call_that_could_not_be_remembered_is_not_begun(make: Make) -> None:
 
 
 UNDONE = {  # what a version has less than the next
-    5: ("DROP TABLE thought", "DROP TABLE replica", "DROP TABLE counter",
+    5: ("DROP TABLE thought", "DROP TABLE replica", "DROP TABLE account",
         "ALTER TABLE used DROP COLUMN thoughts", "ALTER TABLE entry DROP COLUMN home"),
     4: ("DROP TRIGGER call_begun", "DROP TRIGGER call_ended", "DROP TRIGGER call_gone",
         "DROP INDEX approved_begun", "ALTER TABLE approved DROP COLUMN size",

@@ -21,6 +21,7 @@ from ossia import __version__
 from ossia.errors import OssiaError
 from ossia.harmony import Message, Role
 from ossia.server.access import Caller, caller_of, count_samples, whose_turn
+from ossia.server.accounts.session import name_session
 from ossia.server.answer import AnswerRequest
 from ossia.server.chat.output import Body, ChunkOptions, Chunks
 from ossia.server.chat.request import asks_of
@@ -33,7 +34,7 @@ from ossia.server.wire.replies import EVENTS, documented, reply
 from ossia.server.wire.sampling import check_scores
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped
-from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd, TurnEvent
+from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd, TurnEvent, Usage
 
 DONE = b"data: [DONE]\n\n"
 
@@ -55,6 +56,7 @@ def router(service: Service) -> APIRouter:
         caller = caller_of(request)
         samples = wanted.n or 1
         count_samples(samples, "n")
+        name_session(cache_key=wanted.prompt_cache_key, user=wanted.user)
         asked = _Answer.to(wanted, service, caller, fingerprint)
         answer = await until_disconnected(request, asked)
         if not wanted.stream:
@@ -152,7 +154,7 @@ class _Answer:
         """The prompt's log-probabilities, if they are wanted; it is read once more for them."""
         if self.prompt_logprobs is None:
             return {}
-        self.caller.spend(len(ids))
+        self.caller.spend(Usage(len(ids)))
         worker = self.service.worker
         whose = whose_turn()
         try:

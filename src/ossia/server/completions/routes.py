@@ -22,6 +22,7 @@ from starlette.responses import Response
 from ossia.engine.request import PromptToken
 from ossia.errors import OssiaError
 from ossia.server.access import Caller, caller_of, count_samples, whose_turn
+from ossia.server.accounts.session import name_by_prompt, name_session
 from ossia.server.completions.chunks import Writer, add_prompt_logprobs, fold
 from ossia.server.completions.text import Piece, TextStream
 from ossia.server.completions.types import CompletionRequest
@@ -45,6 +46,7 @@ def router(service: Service) -> APIRouter:
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Text that continues a prompt, or each of several."""
         body.check()
+        name_session(user=body.user)
         count_samples(body.all_samples, "prompt")
         model = service.check_model(body.model)
         with_ids = body.return_token_ids is True
@@ -216,6 +218,7 @@ class _Job:
         mine = Usage()
         reason: Literal["stop", "length"] = "stop"
         whose = whose_turn()
+        name_by_prompt(prompt, self.service.tokenizer)
         tokens = self.service.worker.generate(
             prompt,
             self.service.worker.within(self.params, prompt),
@@ -252,7 +255,7 @@ class _Job:
         if at not in self.scores:
             top = self.wish.top_scores or 0
             if self.wish.limit:  # it is read once more, and nobody else counts that
-                self.caller.spend(len(self.prompts[at]))
+                self.caller.spend(Usage(len(self.prompts[at])))
             whose = whose_turn()
             asked = self.service.worker.prompt_logprobs(
                 self.prompts[at], top, whose.caller, is_batch=whose.is_batch
@@ -271,7 +274,7 @@ class _Job:
             before.cached + more.cached,
             before.completion + more.completion,
         )
-        self.caller.spend(more.total)
+        self.caller.spend(more)
         return more
 
 

@@ -39,6 +39,7 @@ from ossia.server.sealing import Sealer
 from ossia.server.store.replicas import SILENT, Replica, Replicas
 from ossia.server.store.store import Store
 from ossia.server.store.tables import StoredResponse
+from ossia.server.wire.errors import ApiError
 
 log = logging.getLogger("ossia.server")
 BEAT = 5.0  # seconds
@@ -179,6 +180,23 @@ class Fleet:
         """The handler of `Elsewhere`."""
         assert isinstance(error, Elsewhere) and self._line is not None
         return await self._line.passed_on(request, error.home, caller_of(request).name)
+
+    async def by_others(self, request: Request) -> list[dict[str, Any]]:
+        """What the others that are there say to the same request, which has no body. Raises
+        `ApiError` for one that refuses.
+        """
+        told: list[dict[str, Any]] = []
+        target = target_of(request.scope)
+        for home in [] if IS_PASSED.get() else await self.others():
+            assert self._line is not None
+            caller = caller_of(request).name
+            answer = await self._line.told(home, request.method, target, caller)
+            said = orjson.loads(answer.content)
+            if answer.status_code != 200:
+                error = said["error"]
+                raise ApiError(answer.status_code, error["message"], code=error["code"])
+            told.append(said)
+        return told
 
     async def with_others(
         self, request: Request, own: list[dict[str, Any]]

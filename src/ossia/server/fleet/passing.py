@@ -138,7 +138,18 @@ class Line:
         self, home: str, target: str, caller: str, headers: Mapping[str, str] | None = None
     ) -> httpx2.Response:
         """What is there, whole."""
-        answer = await self._sent(home, "GET", target, caller, headers or {})
+        return await self.told(home, "GET", target, caller, headers)
+
+    async def told(
+        self,
+        home: str,
+        method: str,
+        target: str,
+        caller: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx2.Response:
+        """The whole answer there to a request without a body."""
+        answer = await self._sent(home, method, target, caller, headers or {})
         try:
             await answer.aread()
         finally:

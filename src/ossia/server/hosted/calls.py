@@ -106,6 +106,7 @@ class Calls:
         finally:
             seconds = time.monotonic() - begun
             self.caller.tool_seconds.spend(seconds)
+            self.caller.count_call()
             self.metrics.tool_call(name, outcome, seconds)
             log.info("%s: %s after %.3f s, for %s", name, outcome, seconds, self.caller.name or "-")
 

@@ -149,6 +149,11 @@ class Uploads:
         with self._lock:
             self._remove(found)
 
+    def sweep(self) -> None:
+        """Remove those that have expired."""
+        with self._lock:
+            self._sweep()
+
     def _check_room(self, caller: str, size: int) -> None:
         known = [*self._known.values(), *self._coming.values()]
         own = [each for each in known if each.caller == caller]

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from ossia.errors import ContainerError
 from ossia.harmony import Conversation
 from ossia.server.access import Caller, caller_of
+from ossia.server.accounts.session import name_session
 from ossia.server.answer import AnswerRequest
 from ossia.server.hosted.attached import Attached
 from ossia.server.hosted.containers import attached_to, containers_for, refused
@@ -156,6 +157,7 @@ async def _asked(
         lambda: service.check_prompt(conversation, params),
         holds_on=body.holds_on,
     )
+    name_session(user=body.user_id)
     ask = AnswerRequest(
         conversation,
         params,

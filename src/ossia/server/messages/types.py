@@ -180,3 +180,9 @@ class MessagesRequest(CountRequest, SamplingFields):
     stop_sequences: StopList = ()
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
+
+    @property
+    def user_id(self) -> str | None:
+        """Whom the client says that the request is for."""
+        found = (self.metadata or {}).get("user_id")
+        return found if isinstance(found, str) else None

@@ -171,6 +171,17 @@ class Runs:
         self._forget(self._ended.pop((owner, id), None))
         return await self.store.delete(owner, id)
 
+    async def forget(self, owner: str) -> int:
+        """Stops all runs of an owner's, and forgets their events; how many ran."""
+        running = [id for name, id in self._running if name == owner]
+        for id in running:
+            self.cancel(owner, id)
+        for id in running:
+            await self.ended(owner, id)
+        for key in [key for key in self._ended if key[0] == owner]:
+            self._forget(self._ended.pop(key))
+        return len(running)
+
     async def close(self, grace: float = 0.0) -> None:
         """The server is stopping: runs have `grace` seconds to end, then they are stopped and
         marked as failed.
@@ -209,7 +220,9 @@ class Runs:
         except Exception as error:
             run.error = error
             if isinstance(error, ApiError):
-                log.info("response %s failed: %s", run.id, error)
+                log.info(
+                    "response %s failed: %d %s", run.id, error.status, error.code or error.type
+                )
             else:
                 log.exception("response %s failed", run.id)
 

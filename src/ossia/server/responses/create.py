@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from ossia.engine.request import SamplingParams
 from ossia.errors import CONTEXT_EXCEEDED, OssiaError
 from ossia.server.access import Caller
+from ossia.server.accounts.session import name_session
 from ossia.server.answer import AnswerRequest
 from ossia.server.hosted.approvals import Approvals
 from ossia.server.responses import compaction
@@ -132,6 +133,12 @@ class ResponseService:
             logprobs=wants_logprobs,
             code_outputs="code_interpreter_call.outputs" in body.includes,
             sources="web_search_call.action.sources" in body.includes,
+        )
+        name_session(
+            conversation=body.conversation_id,
+            first_response=ask.session.conversation if prompt.thread or body.is_stored else None,
+            cache_key=body.prompt_cache_key,
+            user=body.user,
         )
         response = self._response(id, body, prompt, params) | extension(tools, ask.grammar)
         book = self._book(response, include, prompt, caller)

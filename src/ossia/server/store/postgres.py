@@ -65,11 +65,12 @@ CREATE TABLE thought (  -- the messages that led to a call, for clients that dro
 );
 CREATE INDEX thought_expires ON thought (expires);
 CREATE TABLE replica (home TEXT PRIMARY KEY, seen DOUBLE PRECISION NOT NULL);
-CREATE TABLE counter (  -- `period`: seconds since 1970 at its begin
-    owner TEXT NOT NULL, name TEXT NOT NULL, period BIGINT NOT NULL,
-    amount DOUBLE PRECISION NOT NULL, PRIMARY KEY (owner, name, period)
+CREATE TABLE account (  -- what was used: `day` since 1970, 0: of no day; see accounts/ledger.py
+    owner TEXT NOT NULL, kind TEXT NOT NULL, part TEXT NOT NULL, day BIGINT NOT NULL,
+    amount DOUBLE PRECISION NOT NULL, rate DOUBLE PRECISION NOT NULL, at DOUBLE PRECISION NOT NULL,
+    PRIMARY KEY (owner, kind, part, day)
 );
-CREATE INDEX counter_period ON counter (period);
+CREATE INDEX account_day ON account (day);
 CREATE TABLE used (  -- sums of sizes: all that counts, of it approved calls; and thoughts
     bytes BIGINT NOT NULL, calls BIGINT NOT NULL, thoughts BIGINT NOT NULL
 );
@@ -116,6 +117,13 @@ class Postgres:
         if self._pool is not None:
             self._pool.terminate()  # a database that is gone cannot be said goodbye to
             self._pool = None
+
+    async def scrub(self) -> None:
+        """What was deleted makes room. The database writes over it in its own time: only VACUUM
+        FULL, under which everybody waits, makes new files at once.
+        """
+        async with self.session() as db:
+            await db.run("VACUUM entry, item, part, approved, thought, account")
 
     def clock(self) -> float:
         return time.time() + self._ahead
@@ -220,7 +228,8 @@ class _Statements:
 
     async def run(self, query: str, *values: Any) -> int:
         told: str = await self.connection.execute(query, *plain(values))
-        return int(told.rpartition(" ")[2])  # as in "INSERT 0 1"
+        count = told.rpartition(" ")[2]  # as in "INSERT 0 1"; of VACUUM there is none
+        return int(count) if count.isdecimal() else 0
 
     async def many(self, query: str, rows: Sequence[Row]) -> None:
         if rows:

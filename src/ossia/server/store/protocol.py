@@ -75,6 +75,10 @@ class Database(Protocol):
 
     async def close(self) -> None: ...
 
+    async def scrub(self) -> None:
+        """What has been deleted is in none of the files any more, as far as the database can."""
+        ...
+
     def clock(self) -> float:
         """Seconds since 1970, the same for all who share it."""
         ...

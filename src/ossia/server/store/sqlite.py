@@ -64,11 +64,12 @@ CREATE TRIGGER thought_made AFTER INSERT ON thought BEGIN
 CREATE TRIGGER thought_gone AFTER DELETE ON thought BEGIN
     UPDATE used SET thoughts = thoughts - old.size; END;
 CREATE TABLE replica (home TEXT PRIMARY KEY, seen REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE counter (  -- `period`: seconds since 1970 at its begin
-    owner TEXT NOT NULL, name TEXT NOT NULL, period INTEGER NOT NULL, amount REAL NOT NULL,
-    PRIMARY KEY (owner, name, period)
+CREATE TABLE account (  -- what was used: `day` since 1970, 0: of no day; see accounts/ledger.py
+    owner TEXT NOT NULL, kind TEXT NOT NULL, part TEXT NOT NULL, day INTEGER NOT NULL,
+    amount REAL NOT NULL, rate REAL NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (owner, kind, part, day)
 ) WITHOUT ROWID;
-CREATE INDEX counter_period ON counter (period);
+CREATE INDEX account_day ON account (day);
 """
 SCHEMA = f"""
 CREATE TABLE entry (  -- a response or a conversation
@@ -131,6 +132,12 @@ class Sqlite:
 
     async def close(self) -> None:
         self._db.connection.close()
+
+    async def scrub(self) -> None:
+        """Deleted rows are overwritten at once; the log still has pages from before."""
+        async with self._turn:
+            with self._telling():
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def clock(self) -> float:
         return time.time()
@@ -246,6 +253,7 @@ def _is_busy(error: BaseException) -> bool:
 def _connected(name: str) -> sqlite3.Connection:
     db = sqlite3.connect(name, timeout=1.0, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA secure_delete = ON")  # zeros in the place of what is deleted
     return db
 
 

@@ -9,12 +9,15 @@ seconds after it was last written, and the oldest first when all of it together 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import orjson
 
+from ossia.server.settings import Retention
 from ossia.server.store.protocol import (
     Database,
     Row,
@@ -63,6 +66,27 @@ WHERE kind = 'conversation' AND owner = $1 AND entry.id = $2 AND expires > $3
 OLDEST = "DELETE FROM entry WHERE key = (SELECT key FROM entry ORDER BY written LIMIT 1)"
 
 
+Observe = Callable[[str, float], object]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def timed(
+    method: Callable[Concatenate[Store, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Store, P], Coroutine[Any, Any, T]]:
+    """The store's observer is told the method's name, and how long it took."""
+
+    @wraps(method)
+    async def measured(self: Store, /, *args: P.args, **named: P.kwargs) -> T:
+        began = time.perf_counter()
+        try:
+            return await method(self, *args, **named)
+        finally:
+            self.observe(method.__name__, time.perf_counter() - began)
+
+    return measured
+
+
 class Store:
     """`ttl` in seconds, `limit` in bytes of JSON. Every method raises `StoreError` when the
     database fails.
@@ -81,6 +105,15 @@ class Store:
         self.limit = limit
         self.clock = clock or database.clock
         self._swept = 0.0  # when what has expired was last removed
+        self.observe: Observe = lambda operation, seconds: None
+        self._lasts = {"response": ttl, "conversation": ttl}
+
+    def keep_for(self, retention: Retention) -> None:
+        """How long, where it is not `ttl`."""
+        self._lasts = {
+            "response": retention.responses or self.ttl,
+            "conversation": retention.conversations or self.ttl,
+        }
 
     async def open(self) -> None:
         await self.database.open()
@@ -114,11 +147,13 @@ class Store:
 
     # Responses
 
+    @timed
     async def check_writable(self) -> None:
         """To be asked before an answer that is to be kept is begun. Raises `StoreError`."""
         async with self.writing() as db:
             await db.run("UPDATE used SET bytes = bytes")
 
+    @timed
     async def put(self, stored: StoredResponse, *, must: bool = False, again: bool = False) -> bool:
         """Inserts or replaces; one that has ended is replaced only `again`. Whether it is what is
         kept now. An answer must not be lost because it cannot be kept: if there is no room, or the
@@ -139,7 +174,7 @@ class Store:
         parts = [orjson.dumps(p) for p in (stored.response, stored.history, stored.input)]
         size = sum(map(len, parts)) + OVERHEAD
         status = stored.response.get("status")
-        expires = stored.expires or self.clock() + self.ttl
+        expires = stored.expires or self.clock() + self._lasts["response"]
         bodies = map(self._packed, parts)
         row = (stored.owner, stored.id, status, *bodies, expires, size, stored.thread, stored.home)
         query = f"{PUT_RESPONSE}{'' if again else UNLESS_ENDED} RETURNING key"
@@ -158,20 +193,24 @@ class Store:
             raise StoreFull(f"it has {size} bytes, and responses may have {room}")
         return True
 
+    @timed
     async def get(self, owner: str, id: str) -> StoredResponse | None:
         found = await self._responses("owner = $2 AND id = $3", owner, id)
         return found[0] if found else None
 
+    @timed
     async def with_item(self, owner: str, item: str) -> StoredResponse | None:
         """The newest response that has an item of this id in its input or output."""
         having = "key IN (SELECT entry FROM part WHERE id = $3)"
         found = await self._responses(f"owner = $2 AND {having}", owner, item)
         return found[-1] if found else None
 
+    @timed
     async def delete(self, owner: str, id: str) -> bool:
         """Whether it was there."""
         return await self._delete("response", owner, id)
 
+    @timed
     async def unfinished(self, home: str | None = None) -> list[StoredResponse]:
         """Everybody's responses that are queued or in progress, at that server if one is named."""
         if home is None:
@@ -189,6 +228,7 @@ class Store:
 
     # Conversations: {"id", "object": "conversation", "created_at", "metadata"}
 
+    @timed
     async def new_conversation(
         self, owner: str, metadata: dict[str, Any], items: Sequence[dict[str, Any]] = ()
     ) -> dict[str, Any]:
@@ -207,11 +247,13 @@ class Store:
             await self._insert_items(db, found[0], items)
         return made
 
+    @timed
     async def conversation(self, owner: str, id: str) -> dict[str, Any] | None:
         async with self.session() as db:
             found = await self._find(db, owner, id)
         return None if found is None else found[1]
 
+    @timed
     async def update_conversation(
         self, owner: str, id: str, metadata: dict[str, Any]
     ) -> dict[str, Any] | None:
@@ -225,22 +267,26 @@ class Store:
             await self._write_conversation(db, found[0], updated)
         return updated
 
+    @timed
     async def delete_conversation(self, owner: str, id: str) -> bool:
         """Whether it was there. Its items go with it."""
         return await self._delete("conversation", owner, id)
 
+    @timed
     async def items(self, owner: str, conversation_id: str) -> list[dict[str, Any]]:
         """In the order in which they were added; nothing if there is no such conversation."""
         async with self.session() as db:
             rows = await db.all(f"{ITEMS} ORDER BY position", owner, conversation_id, self.clock())
         return [orjson.loads(body) for (body,) in rows]
 
+    @timed
     async def item(self, owner: str, conversation_id: str, id: str) -> dict[str, Any] | None:
         async with self.session() as db:
             query = f"{ITEMS} AND item.id = $4"
             found = await db.one(query, owner, conversation_id, self.clock(), id)
         return None if found is None else orjson.loads(found[0])
 
+    @timed
     async def add_items(
         self, owner: str, conversation_id: str, items: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any]]:
@@ -252,6 +298,7 @@ class Store:
                 raise KeyError(conversation_id)
             return await self._insert_items(db, found[0], items)
 
+    @timed
     async def delete_item(self, owner: str, conversation_id: str, id: str) -> bool:
         """Whether it was there."""
         async with self.writing() as db:
@@ -316,13 +363,41 @@ class Store:
         """
         changes = f"size = size + $1, expires = $2, written = {NEXT}"
         update = f"UPDATE entry SET {changes} WHERE key = $3 RETURNING size"
-        size = await db.one(update, grown, self.clock() + self.ttl, key)
+        size = await db.one(update, grown, self.clock() + self._lasts["conversation"], key)
         assert size is not None
         if size[0] > self.limit:
             limit = f"the store keeps at most {self.limit}"
             raise StoreFull(f"the conversation would have {size[0]} bytes; {limit}")
 
     # Both
+
+    @timed
+    async def sweep(self) -> None:
+        """Removes what has expired. Other writes do so, too, but seldom."""
+        now = self.clock()
+        async with self.database.transaction() as db:
+            await db.run("DELETE FROM entry WHERE expires <= $1", now)
+            await db.run("DELETE FROM thought WHERE expires <= $1", now)
+
+    @timed
+    async def forget(self, owner: str) -> dict[str, int]:
+        """Everything of an owner's, and how much that was."""
+        items = "SELECT count(*) FROM item JOIN entry ON entry.key = item.entry WHERE owner = $1"
+        kinds = "DELETE FROM entry WHERE kind = $1 AND owner = $2"
+        async with self.database.transaction(durably=True) as db:
+            found = await db.one(items, owner)
+            counts = {
+                "responses": await db.run(kinds, "response", owner),
+                "conversations": await db.run(kinds, "conversation", owner),
+                "items": 0 if found is None else int(found[0]),
+            }
+            for name, table in (("approved_calls", "approved"), ("thoughts", "thought")):
+                counts[name] = await db.run(f"DELETE FROM {table} WHERE owner = $1", owner)
+        return counts
+
+    async def scrub(self) -> None:
+        """See `protocol.Database`."""
+        await self.database.scrub()
 
     async def _delete(self, kind: str, owner: str, id: str) -> bool:
         async with self.writing() as db:

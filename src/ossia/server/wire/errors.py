@@ -30,6 +30,7 @@ TYPES = {
     503: "overloaded_error",
 }
 NO_THREADS = "thread_unsupported_request"  # Anthropic's code
+NO_QUOTA = "insufficient_quota"  # OpenAI's code, and type
 FAILED = "the server failed; its log says more"
 NO_SPACE = "the server's disk is full: ask again when there is room on it"
 CLIENT_GONE = 499  # the status in the log of a request whose client did not wait for the response
@@ -137,7 +138,7 @@ class ApiError(Exception):
         return {
             "error": {
                 "message": self.message,
-                "type": self.type,
+                "type": NO_QUOTA if self.code == NO_QUOTA else self.type,
                 "param": self.param,
                 "code": self.code,
             }

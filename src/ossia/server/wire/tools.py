@@ -78,7 +78,7 @@ class ToolReader:
         return self
 
     def _pass_over(self, tool: At, kind: str) -> None:
-        log.info("%s is passed over: there are no tools of type %.80r", tool.path, kind)
+        log.info("%s is passed over: there are no tools of its type", tool.path)
         self.unavailable.append(kind[:LONGEST_NAME])
 
     def _known(self, tool: Tool, declared: At) -> None:

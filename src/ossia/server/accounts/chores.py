@@ -1,0 +1,59 @@
+"""What is done every now and then while a server runs: usage is written, and what has outlived its
+time is removed, also while nobody asks for anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ossia.server.service import Service
+
+log = logging.getLogger("ossia.server")
+EVERY = 5.0  # seconds until what was used is written
+SWEEP = 600.0  # seconds between two looks for what is too old
+
+
+class Chores:
+    """`open` it in the event loop that serves."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._write()), loop.create_task(self._sweep())]
+
+    async def close(self) -> None:
+        """What was used is written."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.service.ledger.close()
+
+    async def _write(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                await self.service.ledger.settle_ended()
+            except Exception:  # whatever it is, it is tried again
+                log.exception("what was used is not written yet")
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                await sweep(self.service)
+            except Exception:  # as above
+                log.exception("what is too old is not removed yet")
+            await asyncio.sleep(SWEEP)
+
+
+async def sweep(service: Service) -> None:
+    """Removes what is too old."""
+    await service.store.sweep()
+    await service.ledger.sweep(service.settings.retention.usage)
+    if service.uploads is not None:
+        await asyncio.to_thread(service.uploads.sweep)
+    if service.containers is not None:
+        await asyncio.to_thread(service.containers.sweep, always=True)
