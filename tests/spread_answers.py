@@ -31,6 +31,8 @@ VOCABULARY = 300
 
 def answered(task: dict[str, Any], out: Path) -> None:
     """In `out`: `answers.json`, `logits.pt`, and what each process holds in `bytes-RANK.json`."""
+    if "kernels" in task:
+        os.environ["OSSIA_KERNELS"] = task["kernels"]
     spread = join(read_parts(task["parts"]), "cpu") if "parts" in task else None
     model = checkpoint.load(task["model"], "float32", spread=spread)
     rank = 0 if spread is None else spread.rank

@@ -398,6 +398,47 @@ def test_plans_that_cannot_be(
     assert said in refused(capsys, *PLAN[1:], *args)
 
 
+def test_a_plan_for_one_h200_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    """gpt-oss-20b, changes of rank 8, documents of 4,096 tokens."""
+    words = ["--plan", "gpt-oss-20b", "--gpus", "1", "--gpu", "h200", "--lora", "8", "--json"]
+    assert main(["train", *words, "--checkpoint-layers"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bytes"]["memory"] == 139 * 2**30
+    # rank x (inputs + outputs): q and out, k and v; both matrices of 32 experts
+    attention = 2 * (2880 + 4096) + 2 * (2880 + 512)
+    experts = 32 * (2880 + 5760 + 2880 + 2880)
+    factors = 24 * 8 * (attention + experts)
+    assert factors == 92_454_912
+    assert found["bytes"]["low-rank factors, float32"] == 4 * factors
+    assert found["bytes"]["optimizer states"] == 8 * factors
+    # a multiplication and an addition for each weight that a token meets, and for keys and values
+    weights = 2880 * (2 * 4096 + 2 * 512) + 32 * 2880 + 4 * 3 * 2880 * 2880
+    full = 4097 / 2
+    windowed = (128 * 129 / 2 + (4096 - 128) * 128) / 4096
+    layers = 24 * 2 * weights + 12 * 4 * 4096 * (full + windowed)
+    unembedding = 2 * 2880 * 201_088
+    flops = 4 * layers + 3 * unembedding  # forward, twice that backward, forward again
+    seconds = 4096 * flops / (0.35 * 989e12)
+    assert found["seconds"]["step"] == pytest.approx(seconds)
+    assert seconds == pytest.approx(0.348, abs=1e-3)
+
+
+def test_the_plans_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    """The rows of the table in docs/gpu.md: options, model, bytes on each GPU, a step."""
+    text = (Path(__file__).parents[2] / "docs/gpu.md").read_text()
+    rows = re.findall(r"^\| `(--gpus .*?)` \| (gpt-oss-\d+b) \| (.*?) \| (.*?) \|$", text, re.M)
+    assert len(rows) >= 8
+    for options, model, memory, step in rows:
+        code = main(["train", "--plan", model, *options.split()])
+        printed = capsys.readouterr()
+        if step == "does not fit":
+            assert code == 2
+            assert f"needs {memory} on each GPU" in printed.err
+        else:
+            assert re.search(rf"total +{re.escape(memory)} ", printed.out), (options, model)
+            assert f"a step takes about {step}" in printed.out, (options, model)
+
+
 def test_plans_of_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "neither a preset (gpt-oss-20b" in refused(capsys, "--plan", "gpt-5")
     (tmp_path / "config.json").write_text("{")

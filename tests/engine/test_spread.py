@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from typing import Any
 import pytest
 import spread_answers
 import torch
+from device_kernels import needs_triton
 from two_processes import SPREAD, launch, write_spread_model
 
 from ossia.config import ModelConfig
 from ossia.errors import ConfigError
+from ossia.model import Transformer
 from ossia.model.parallel import check
+from ossia.model.processes import Spread
+from ossia.model.spread import part_of
 from ossia.parts import Parts, read_parts
 
 
@@ -32,16 +37,16 @@ def answers(out: Path) -> dict[str, Any]:
     return found
 
 
-def assert_alike(found: Path, wanted: Path, reused: int) -> None:
+def assert_alike(found: Path, wanted: Path, reused: int, rounding: float = 1e-5) -> None:
     a = answers(found)
     b = answers(wanted)
-    assert a.pop("scored") == pytest.approx(b.pop("scored"), abs=1e-5)
+    assert a.pop("scored") == pytest.approx(b.pop("scored"), abs=rounding)
     assert a == b
     assert a["reused, guesses False"] >= reused
     pairs = [*zip(torch.load(found / "logits.pt"), torch.load(wanted / "logits.pt"), strict=True)]
     assert len(pairs) > 15
     for mine, its in pairs:
-        torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mine, its, rtol=rounding, atol=rounding)
 
 
 def held(out: Path, rank: int) -> dict[str, int]:
@@ -85,6 +90,20 @@ def test_more_models_and_four_processes(name: str, tmp_path: Path) -> None:
             assert_alike(out, wanted, reused=100)
 
 
+@needs_triton
+@pytest.mark.slow
+def test_parts_by_the_kernels_of_a_gpu(tmp_path: Path) -> None:
+    """In the interpreter, against torch's kernels in one process."""
+    model = write_spread_model(tmp_path)
+    wanted = alone(model, tmp_path / "alone", short=True)
+    how = {"do": "answers", "model": str(model), "short": True, "kernels": "interpret"}
+    outs = [tmp_path / parts for parts in ("ep=2", "tp=2")]
+    tasks = [how | {"parts": out.name, "out": str(out)} for out in outs]
+    launch(tmp_path / "started", 2, tasks)
+    for out in outs:
+        assert_alike(out, wanted, reused=32, rounding=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_a_process_dies_the_other_ends_and_says_why(killed: int, tmp_path: Path) -> None:
@@ -113,3 +132,20 @@ def test_parts_are_read_and_refused_by_name() -> None:
         check(published, tp=5)
     with pytest.raises(ConfigError, match="blocks of 32"):
         check(replace(published, num_key_value_heads=64), tp=4, quantize=True)
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-20b", "gpt-oss-120b"])
+def test_the_bytes_of_parts_in_the_docs(name: str) -> None:
+    """docs/gpu.md: of the weights as they are published, bfloat16 beside MXFP4."""
+    text = (Path(__file__).parents[2] / "docs/gpu.md").read_text()
+    rows = re.findall(r"^\| `([et]p=[^`]*)` \| (.*?) GB \| (.*?) GB \|$", text, re.M)
+    assert len(rows) == 6
+    config = ModelConfig.preset(name)
+    with torch.device("meta"):
+        model = Transformer(config, "packed")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    for parts, small, large in rows:
+        spread = Spread(read_parts(parts), 0, None, None, None)
+        held = [part_of(of, whole.detach(), config, spread) for of, whole in tensors]
+        total = sum(t.numel() * (1 if t.dtype == torch.uint8 else 2) for t in held)
+        assert f"{total / 1e9:.1f}" == (small if name == "gpt-oss-20b" else large), parts

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 CONTEXT = 4096  # tokens of a document, and of one step on a GPU
 GPUS_PER_NODE = 8
-GPU_MEMORY = 80 << 30
+# Bytes of memory. An H200 is an H100 with other memory: as many operations and links (data sheets);
+# of its 141 GB CUDA reports 139 GiB.
+GPU_MEMORY = {"h100": 80 << 30, "h200": 139 << 30}
 BANDWIDTH = (450e9, 50e9)  # bytes a second
 
 
@@ -48,7 +50,8 @@ class Options:
         "MODEL",
     )
     gpus: Positive | None = option(None, "how many", "N", shown="all of --nodes, or 8")
-    gpu_memory: Size | None = option(None, "of each", "SIZE", shown="80GiB")
+    gpu: Literal["h100", "h200"] | None = option(None, "80 or 139 GiB of memory", shown="h100")
+    gpu_memory: Size | None = option(None, "of each", "SIZE", shown="that of --gpu")
     fsdp: Positive | None = option(None, "GPUs that share every parameter", "N")
     ep: Positive | None = option(None, "that share the experts", "N")
     tp: Positive | None = option(None, "that share heads and widths", "N")
@@ -110,7 +113,7 @@ def _hardware(options: Options) -> layout.Hardware:
         )
     intra, inter = options.bandwidth or BANDWIDTH
     peak = None if options.peak is None else options.peak * 1e12
-    memory = options.gpu_memory or GPU_MEMORY
+    memory = options.gpu_memory or GPU_MEMORY[options.gpu or "h100"]
     return layout.Hardware(gpus, memory, per_node, intra, inter, peak)
 
 
