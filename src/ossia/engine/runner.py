@@ -159,11 +159,11 @@ def not_whole(model: Transformer) -> str | None:
     """Why torch, or another process, has a part in a model on a GPU, whose sums may depend on the
     batch and which may wait for the host; None if none has.
     """
+    if model.spread is not None:
+        return "it is spread over several processes"
     reason = on_device(model)
     if reason is not None:
         return reason
-    if model.spread is not None:
-        return "it is spread over several processes"
     leaves = [
         leaf
         for module in model.modules()
