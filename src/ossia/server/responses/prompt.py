@@ -203,15 +203,7 @@ async def _read(
         )
         return Reading(conversation, approved, frozenset(reader.listed), reader.pages, opening)
 
-    named = (history, draft.input, body.tools)
-    await service.fleet.bring(service.uploads, caller.name, named)
-    visit = service.documents.visit(draft.attached)
-    items = [
-        *await visit.read(history, "previous_response_id", are_kept=True),
-        *await visit.read(draft.input, "input"),
-    ]
-    if not items and not body.instructions:
-        raise bad("input is missing: there is nothing to answer", "input")
+    items = await _items(service, body, caller, draft)
     reading = read(items, len(history))
     seals.log(items)
     if body.truncation == "auto":
@@ -232,6 +224,22 @@ async def _read(
         items=items,
         read=lambda left: read(left, len(left)),
     )
+
+
+async def _items(
+    service: Service, body: PromptRequest, caller: Caller, draft: Prompt
+) -> list[Item]:
+    """History and input, with the texts of the files that they name."""
+    named = (draft.history, draft.input, body.tools)
+    await service.fleet.bring(service.uploads, caller.name, named)
+    visit = service.documents.visit(draft.attached)
+    items = [
+        *await visit.read(draft.history, "previous_response_id", are_kept=True),
+        *await visit.read(draft.input, "input"),
+    ]
+    if not items and not body.instructions:
+        raise bad("input is missing: there is nothing to answer", "input")
+    return items
 
 
 def _opened(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -60,11 +61,7 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["responses"], dependencies=[Depends(including)])
     runs = service.runs
 
-    async def find(request: Request, response_id: str) -> StoredResponse:
-        found = await service.store.get(caller_of(request).name, response_id)
-        if found is None:
-            raise not_found(response_id)
-        return found
+    find = partial(_find, service)
 
     @routes.get("/v1/responses/{response_id}", responses=STREAMED)
     async def retrieve_response(
@@ -120,6 +117,13 @@ def router(service: Service) -> APIRouter:
         return reply(page.of([*found.history, *found.input]))
 
     return routes
+
+
+async def _find(service: Service, request: Request, response_id: str) -> StoredResponse:
+    found = await service.store.get(caller_of(request).name, response_id)
+    if found is None:
+        raise not_found(response_id)
+    return found
 
 
 def streamed(events: AsyncGenerator[Event, None], last: int, keepalive: float) -> Response:
