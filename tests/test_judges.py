@@ -97,7 +97,9 @@ def test_a_judge_that_cannot_tell_is_refused() -> None:
         Judge(RUBRIC, lambda system, text: said(True), GOOD, BAD)
     with pytest.raises(JudgeError, match="failed an answer that must pass"):
         Judge(RUBRIC, lambda system, text: said(False), GOOD, BAD)
-    with pytest.raises(JudgeError, match="gave no verdict on an answer"):
+    with pytest.raises(
+        JudgeError, match="the judge gave no verdict, asked 3 times: its answer could not be read"
+    ):
         Judge(RUBRIC, lambda system, text: "Well, it depends.", GOOD, BAD)
 
 
@@ -153,6 +155,40 @@ def test_without_a_verdict_there_is_no_reward(
     assert tries == 3 and judge.missing == {cause: 1}
     assert judge.reward("Hi", Outcome("Hello.")).value == 1.0
     hold.set()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((500, {"error": {"message": "out of order"}}), "HTTPError .HTTP Error 500: out of order"),
+        ((401, {"error": "no such key"}), "401: no such key"),
+        ((404, {"detail": "no model m"}), "404: no model m"),
+        ((200, "<html>hello"), "is none of Chat Completions: '<html>hello'"),
+        ((200, "{'choices': ["), "is none of Chat Completions"),
+        ((200, []), "is none of Chat Completions"),
+        ((200, {"choices": []}), "is none of Chat Completions"),
+        ((200, {"choices": [{"message": None}]}), "is none of Chat Completions"),
+        ((200, 'data: {"choices": []}'), "is none of Chat Completions"),
+        ((200, {"choices": [{"message": {"content": None}}]}), "could not be read .''"),
+        ((200, {"choices": [{"message": {"content": '{"verdict": "pa'}}]}), 'read .\'{"verdict"'),
+        ((200, {"choices": [{"message": {"content": "I'm sorry, no."}}]}), "it refused to judge"),
+    ],
+)
+def test_a_judge_that_cannot_be_asked_is_not_called_too_small(answer: Reply, said: str) -> None:
+    """Its trial says what came instead of a verdict, and what to look at."""
+    with serving(lambda path, body: answer) as url:
+        ask = Endpoint(url, "big")
+        with pytest.raises(JudgeError, match=f"big gave no verdict, asked 3 times: .*{said}") as e:
+            Judge(RUBRIC, ask, GOOD, BAD)
+    assert "URL, name and key" in str(e.value) and "larger model" not in str(e.value)
+
+
+def test_a_verdict_behind_thoughts_or_in_a_block_is_one() -> None:
+    verdict = said(True)
+    content = f"<think>Is it? {said(False)}</think>\n```json\n{verdict}\n```"
+    with serving(lambda *_: (200, {"choices": [{"message": {"content": content}}]})) as url:
+        assert read_verdict(Endpoint(url, "m")("", "")) == read_verdict(verdict)
+    assert read_verdict(f"```json\n{verdict}\n```\n```json\n{verdict}\n```") is None
 
 
 def test_a_second_try_may_do() -> None:

@@ -14,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import threading
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -24,11 +26,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ossia.errors import JudgeError
-from ossia.remote import OPENER, checked_key, headers_with
+from ossia.harmony.chat_messages import reasoning_and_text
+from ossia.remote import OPENER, checked_key, headers_with, reason_of
 from ossia.tasks.environment import Outcome, Reward
 
 log = logging.getLogger("ossia.judges")
 TRIES = 3
+FENCE = re.compile(r"```(?:json)?\n(.*)\n```", re.DOTALL)
+SHOWN = 80  # characters of what is no verdict
 MOST_BYTES = 1 << 22  # of an endpoint's answer
 RAISED = (Exception, SystemExit)  # what asking may raise without harm to the run
 REFUSALS = ("i can't", "i cannot", "i can not", "i'm sorry", "i am sorry", "i won't", "unable to")
@@ -115,6 +120,19 @@ class Bench:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._cache = _Cache(cache)
+        self._why = ""  # the last one that did not come, in words
+
+    def tried(self, system: str, text: str) -> bool:
+        """Whether the verdict of a trial is "pass". Raises `JudgeError` where none comes."""
+        verdict = self.verdict(system, text)
+        if verdict is None:
+            whose = self.name or "the judge"
+            raise JudgeError(
+                f"{whose} gave no verdict, asked {TRIES} times: {self._why}; see that its URL, "
+                "name and key are right, and that it answers with the JSON object "
+                "that it is asked for and nothing else"
+            )
+        return verdict.passes
 
     def verdict(self, system: str, text: str) -> Verdict | None:
         key = _digest(self.name, system, text)
@@ -122,13 +140,16 @@ class Bench:
         if known is not None:
             return known
         cause = ""
+        detail = ""
         for _ in range(TRIES):
+            detail = ""
             try:
                 said = _within(self._seconds, lambda: self._ask(system, text))
             except TimeoutError:
                 cause = "it did not answer in time"
             except RAISED as error:
                 cause = f"it failed: {type(error).__name__}"
+                detail = f" ({error})"
                 log.warning("the judge failed: %s", error)
             else:
                 verdict = read_verdict(said)
@@ -136,8 +157,10 @@ class Bench:
                     self._cache.put(key, verdict)
                     return verdict
                 cause = _unread(said)
+                detail = f" ({said[:SHOWN]!r})"
         with self._lock:
             self.missing[cause] += 1
+            self._why = f"{cause}{detail}"
         return None
 
 
@@ -202,7 +225,7 @@ class Judge:
             ask = Bench(ask, seconds=seconds, cache=cache, name=name)
         self._bench = ask
         self._system = FRAME.format(rubric=rubric)
-        try_judge(self._passes, good, bad, planted, _final_of)
+        try_judge(self._tried, good, bad, planted, _final_of)
 
     @property
     def missing(self) -> Counter[str]:
@@ -220,9 +243,8 @@ class Judge:
     def verdict(self, material: Material) -> Verdict | None:
         return self._bench.verdict(self._system, material.text)
 
-    def _passes(self, material: Material) -> bool | None:
-        found = self.verdict(material)
-        return None if found is None else found.passes
+    def _tried(self, material: Material) -> bool:
+        return self._bench.tried(self._system, material.text)
 
 
 def _final_of(material: Material) -> str:
@@ -240,9 +262,10 @@ def _unread(said: str) -> str:
 
 
 def read_verdict(text: str) -> Verdict | None:
-    """None if it is not exactly one verdict."""
+    """None if it is not exactly one verdict, which may stand in a block of code."""
+    fenced = FENCE.fullmatch(text.strip())
     try:
-        data = json.loads(text)
+        data = json.loads(fenced[1] if fenced else text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(data, dict) or set(data) != set(SCHEMA["required"]):
@@ -284,21 +307,34 @@ class Endpoint:
             "max_tokens": self.max_tokens,
         }
         choice = chat_choice(self.url, self.key, body, self.silence)
-        content = choice["message"]["content"]
-        return content if isinstance(content, str) else ""
+        return reasoning_and_text(choice["message"])[1]
 
 
 def chat_choice(url: str, key: str, body: Mapping[str, Any], silence: float) -> Mapping[str, Any]:
     """The first choice of what a server that speaks Chat Completions answers. `url`: up to `/v1`;
     `silence`: seconds without a byte, after which the connection is closed. Raises what the server
-    or the connection fails with.
+    or the connection fails with, and ValueError for what is no such answer.
     """
     address = f"{url.rstrip('/')}/chat/completions"
     request = urllib.request.Request(address, json.dumps(body).encode(), headers_with(key))
-    with OPENER.open(request, timeout=silence) as response:
-        said = json.loads(response.read(MOST_BYTES))
-    choice: Mapping[str, Any] = said["choices"][0]
-    return choice
+    try:
+        with OPENER.open(request, timeout=silence) as response:
+            text = response.read(MOST_BYTES)
+    except urllib.error.HTTPError as error:
+        error.msg = reason_of(error)
+        raise
+    match _json(text):
+        case {"choices": [{"message": {}} as choice, *_]}:
+            return dict(choice)
+    shown = text[:SHOWN].decode("utf-8", "replace")
+    raise ValueError(f"what it answered is none of Chat Completions: {shown!r}")
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 class Chatting(Protocol):

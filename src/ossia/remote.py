@@ -5,12 +5,16 @@ Knows HTTP; neither what is asked nor what is answered.
 
 from __future__ import annotations
 
+import http.client
+import json
 import urllib.error
 import urllib.parse
 import urllib.request
 from typing import Any
 
-from ossia.errors import RequestError
+from ossia.errors import CONTEXT_EXCEEDED, RequestError
+
+MOST_SAID = 1 << 16  # bytes of an error
 
 
 class SameHost(urllib.request.HTTPRedirectHandler):
@@ -35,6 +39,32 @@ class SameHost(urllib.request.HTTPRedirectHandler):
 
 
 OPENER = urllib.request.build_opener(SameHost)
+
+
+def error_in(text: str) -> dict[str, str]:
+    """`message` and `code` out of {"error": {...}}, {"error": "..."} and what is like them."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    inner = found.get("error") or found
+    if not isinstance(inner, dict):
+        return {"message": str(inner)}
+    about = {"message": str(inner.get("message") or inner.get("detail") or "")}
+    if inner.get("code") == CONTEXT_EXCEEDED:
+        about["code"] = CONTEXT_EXCEEDED
+    return about
+
+
+def reason_of(error: urllib.error.HTTPError) -> str:
+    """What a server says of its error, else what the status stands for."""
+    try:
+        text = error.read(MOST_SAID).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException, ValueError):
+        text = ""
+    return error_in(text).get("message") or str(error.reason)
 
 
 def checked_key(key: str, variable: str) -> str:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,16 @@ def test_a_full_disk_leaves_what_was_there(worker: Worker, monkeypatch: pytest.M
     monkeypatch.undo()
     assert (worker.out / "pipeline.json").read_bytes() == before and worker.ran == ["first"]
     run_pipeline([worker.phase("first"), worker.phase("second")], worker.out)
+    assert worker.ran == ["first", "second"]
+
+
+def test_a_disk_that_fills_inside_a_phase_is_said(worker: Worker) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(TrainingError, match=r"second: cannot be written .*; make room, then go on"):
+        run_pipeline([worker.phase("first"), replace(worker.phase("second"), run=full)], worker.out)
+    run_pipeline([worker.phase("first"), worker.phase("second")], worker.out, resume=True)
     assert worker.ran == ["first", "second"]
 
 

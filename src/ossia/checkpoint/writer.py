@@ -8,6 +8,7 @@ of shards; knows no model.
 from __future__ import annotations
 
 import ctypes
+import glob
 import json
 import math
 import os
@@ -70,6 +71,15 @@ def new_directory(path: Path, overwrite: bool = False) -> Iterator[Path]:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_killed(path: Path) -> None:
+    """What writers of `path` left that were killed; it can be as large as a model. For a caller
+    that is the only one to write there, such as a run that holds its folder's lock.
+    """
+    for kind in ("part", "old"):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.{kind}"):
+            shutil.rmtree(left)
 
 
 def _replace(path: Path, new: Path, old: Path) -> None:

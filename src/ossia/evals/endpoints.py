@@ -24,7 +24,7 @@ from ossia.errors import RequestError
 from ossia.evals.questions import Answered, Trial
 from ossia.evals.texts import well_formed
 from ossia.harmony import DeveloperContent, Message, Role
-from ossia.remote import OPENER, checked_key, headers_with
+from ossia.remote import OPENER, checked_key, headers_with, reason_of
 
 Api = Literal["chat", "responses"]
 PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "responses": "/responses"}
@@ -89,7 +89,7 @@ class Endpoint:
             try:
                 said = self._post(body)
             except urllib.error.HTTPError as error:
-                why = f"the server answered {error.code}: {_reason(error)}"
+                why = f"the server answered {error.code}: {reason_of(error)}"
                 if error.code not in AGAIN:
                     return Answered(error=why)
             except (OSError, http.client.HTTPException) as error:
@@ -145,15 +145,6 @@ class Endpoint:
         request = urllib.request.Request(address, data, headers_with(self.key))
         with OPENER.open(request, timeout=SILENCE) as response:
             return json.loads(response.read(MOST_BYTES))
-
-
-def _reason(error: urllib.error.HTTPError) -> str:
-    try:
-        text = error.read(4096).decode("utf-8", "replace")
-        said = json.loads(text)
-        return str(said["error"]["message"])
-    except (ValueError, KeyError, TypeError, OSError):
-        return str(error.reason)
 
 
 def _wire(message: Message) -> dict[str, str]:

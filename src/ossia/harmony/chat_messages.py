@@ -7,6 +7,7 @@ rendering.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,18 @@ from ossia.harmony.messages import (
 DEFAULT_SYSTEM = SystemContent()
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
 TEXT_PARTS = ("text", "input_text", "output_text")
+THOUGHT_PARTS = (
+    "thinking",
+    "reasoning",
+    "reasoning_text",
+    "summary_text",
+    "reasoning.text",
+    "reasoning.summary",
+)
+PART_KEYS = ("text", "thinking", "reasoning", "summary")  # where a part has its text
+# <think> itself is in the prompt of models that always think
+THOUGHT_BEGINS = re.compile(r"^<think(?:ing)?>")
+THOUGHT_ENDS = re.compile(r"</think(?:ing)?>")
 
 
 def messages_from_chat(
@@ -234,3 +247,54 @@ def _optional(message: Mapping[str, Any], key: str, index: int) -> str | None:
 
 def _error(index: int, what: str) -> HarmonyError:
     return HarmonyError(f"messages[{index}]: {what}", f"messages[{index}]")
+
+
+# ---- what a server answers -----------------------------------------------------------------------
+
+
+def reasoning_and_text(message: Mapping[str, Any]) -> tuple[str, str]:
+    """Of an assistant's message, as servers write it: reasoning under one of `REASONING_KEYS`, in
+    `reasoning_details`, among the parts of the content, or as <think> before the text. "" for what
+    is not there.
+    """
+    content = message.get("content")
+    text = _joined(content, TEXT_PARTS)
+    for key in REASONING_KEYS:
+        found = message.get(key)
+        if isinstance(found, str) and found:
+            return found, text
+    parts = message.get("reasoning_details") or content
+    if isinstance(parts, list) and (beside := _joined(parts, THOUGHT_PARTS)):
+        return beside, text
+    if thought := split_thought(text):
+        return thought
+    bare = text.lstrip()
+    begins = THOUGHT_BEGINS.match(bare)
+    if begins is None:
+        return "", text
+    return bare[begins.end() :].strip(), ""  # it was cut off before it closed
+
+
+def split_thought(text: str) -> tuple[str, str] | None:
+    """What stands before </think>, and behind it; None without one."""
+    found = THOUGHT_ENDS.search(text)
+    if found is None:
+        return None
+    before = text[: found.start()].strip()
+    thought = THOUGHT_BEGINS.sub("", before)
+    return thought.strip(), text[found.end() :].lstrip()
+
+
+def _joined(content: Any, kinds: Sequence[str] = ()) -> str:
+    """A text, or those of parts; a part's own may be parts again. `kinds`: no others, if given."""
+    if isinstance(content, str):
+        return content
+    found = []
+    for part in content if isinstance(content, list) else ():
+        if not isinstance(part, Mapping):
+            continue
+        if kinds and part.get("type") not in kinds:
+            continue
+        for key in PART_KEYS:
+            found.append(_joined(part.get(key)))
+    return "".join(found)

@@ -12,6 +12,7 @@ keeps these files, and does alone what is not marked as the work of all.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -229,13 +230,28 @@ def _do(phase: Phase, out: Path, rank: int, tell: Callable[[Phase, str], None]) 
     folder.mkdir(parents=True, exist_ok=True)
     began = time.time()
     _write(folder / STARTED, about | {"earlier_seconds": round(before, 3), "began": began})
-    phase.run()
+    with _naming_a_full_disk(folder):
+        phase.run()
     seconds = round(before + time.time() - began, 3)
     about |= {"seconds": seconds, "finished": _now(), "ossia": __version__}
     _write(folder / DONE, about)
     (folder / STARTED).unlink()
     tell(phase, "done")
     return Outcome(phase.name, seconds, False)
+
+
+@contextmanager
+def _naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """The system's own error may not even say where."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrainingError(
+            f"{error.filename or folder}: cannot be written ({error.strerror}); make room, then "
+            "go on with --resume"
+        ) from error
 
 
 def _earlier_seconds(folder: Path) -> float:

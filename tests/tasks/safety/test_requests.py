@@ -45,6 +45,15 @@ def test_a_problem_that_was_a_row_is_graded_as_ever(tmp_path: Path) -> None:
         ({"prompt": "Hi", "category": "refuse", "gold": 3}, "'gold' must be a text"),
         ({"prompt": "Hi", "category": "refuse", "ruling": {"secret": []}}, "'secret' means noth"),
         ({"prompt": "Hi", "category": "refuse", "ruling": {"says": "x"}}, "'says' must be a list"),
+        ({"prompt": "Hi", "category": "refuse", "rule": "1"}, "'rule' must be a whole number"),
+        ({"prompt": "Hi", "category": "refuse", "rule": True}, "'rule' must be a whole number"),
+        ({"prompt": "Hi", "category": "refuse", "rule": 1.0}, "'rule' must be a whole number"),
+        (
+            {"prompt": "Hi", "category": "refuse", "rule": 1, "verdict": "safe-complete"},
+            "'verdict' is 'safe-complete', and rule 1 demands refuse",
+        ),
+        ({"prompt": "Hi", "category": "refuse", "ruling": {"longest": "9"}}, "'longest' must be a"),
+        ({"prompt": "Hi", "category": "refuse", "ruling": {"partly": "no"}}, "'partly' must be tr"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_named(

@@ -88,7 +88,7 @@ def test_another_word_is_another_policy(tmp_path: Path) -> None:
             "'loans', rule 1: verdict must be one of comply",
         ),
         ("number = 2", "number = 1", "two rules have the number 1: give each its own"),
-        ("number = 2", "number = 0", "rule no. 2: number must be a whole number from 1 on"),
+        ("number = 2", "number = 0", "rule no. 2: number must be a whole number from 1 to"),
         ("Who wrote the atlas?", "Who has the atlas?", "both an example and a near miss"),
         ('name = "money"', 'name = "loans"', "two categories are called loans"),
         ("near_misses", "near_mises", "rule 1: 'near_mises' means nothing here; there may be"),
@@ -98,6 +98,12 @@ def test_another_word_is_another_policy(tmp_path: Path) -> None:
         ('"Do not say who has borrowed a book."', '" "', "text must be a text that says something"),
         ('["Who has the atlas?"]', '"Who has?"', "rule 1: examples must be a list of texts"),
         ("[[category]]", "[category", "is not TOML"),
+        ("[[category]]", "# Rules\n\n1. **refuse**", "texts may be Markdown (docs/alignment.md)"),
+        ("[[category]]", f"x = {'[' * 2000}", "is not TOML"),
+        ("number = 2", "number = 1000000", "from 1 to 999,999, found 1000000"),
+        ('"Library desk"', '"Library\\ndesk"', "name must be one line of text"),
+        ('"money"', '"mo\\u0000ney"', "category no. 2: name must be one line of text"),
+        ("unless = [{ when", "unless = [0, { when", "write unless = [{ when = '...', verdict"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, says: str) -> None:

@@ -58,6 +58,11 @@ def test_a_policy_of_three_rules_end_to_end(tmp_path: Path) -> None:
     tasks = [line["task"] for line in asked]
     assert sum(task == "sums" for task in tasks) == len(tasks) / 2
     load(out / "model", "float32")
+    killed = out / ".model.0123abcd.part"
+    killed.mkdir()
+    (killed / "model.safetensors").write_bytes(b"half")
+    align.Recipe(config, out).export()
+    assert not killed.exists()
 
 
 def _only_one_section_is_shown(script: Script) -> None:
@@ -214,6 +219,7 @@ def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_bytes(tmp_path: 
             process.wait()
         subprocess.run([*command, "--out", str(out)], check=True, env=os.environ)
     assert _made(whole) == _made(out)
+    assert not [*out.rglob(".*.part"), *out.rglob("*.tmp")]
 
 
 def _made(out: Path) -> dict[str, str]:

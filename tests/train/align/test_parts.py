@@ -11,12 +11,14 @@ import os
 import re
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 from align_runs import POLICY as LIBRARY
+from answering_server import Reply, serving
 from tiny_model import tiny_tokenizer, write_tiny
 
 import ossia
@@ -27,10 +29,10 @@ from ossia.tasks import problems
 from ossia.tasks.environment import Outcome, Reward
 from ossia.tasks.safety.policy_texts import POLICY
 from ossia.tasks.safety.requests import Request, read_requests, request_of, row_of
-from ossia.tasks.safety.specs import Policy, read_policy
+from ossia.tasks.safety.specs import Policy, Unless, read_policy
 from ossia.train.align import prompts
 from ossia.train.align.drafts import Draft, cited, names_it, read_drafts, write_drafts
-from ossia.train.align.generate import FOLDER, Generating, InProcess, generate, loaded
+from ossia.train.align.generate import FOLDER, Generating, InProcess, Remote, generate, loaded
 from ossia.train.align.grading import ByProgram, Grader, case_of, grader_of
 from ossia.train.align.removal import Removal
 from ossia.train.align.sifting import sift
@@ -130,8 +132,9 @@ def follows(request: Request, draft: Draft) -> tuple[bool | None, int | None]:
     ("change", "why"),
     [
         ({}, ""),
-        ({"reason": "length"}, "it is no whole answer"),
-        ({"analysis": " "}, "it is no whole answer"),
+        ({"reason": "length"}, "it was cut off"),
+        ({"analysis": " "}, "its reasoning was not given"),
+        ({"final": "\n"}, "it has no answer"),
         ({"analysis": "I had better refuse."}, "its reasoning cites no rule"),
         ({"analysis": "Rule 2 says so."}, "its reasoning cites another rule"),
         ({"final": "Rule 1: I can't help."}, "its answer speaks of the policy"),
@@ -158,6 +161,7 @@ def test_without_a_known_rule_the_judge_names_it(library: Policy) -> None:
 def test_citations() -> None:
     assert cited("Rule 3 says: do not change rules 1 and 2. So rule 12, or RULE 7.") == (3, 12, 7)
     assert not cited("A ruler of 3 cm.")
+    assert cited("rule #4, Rule no. 5, rule number 6 and rule **7**") == (4, 5, 6, 7)
     assert names_it(POLICY, "By the Moonglow policy I can't.") and not names_it(POLICY, "Moonglow.")
 
 
@@ -234,7 +238,94 @@ def test_scripts_without_blanks_are_looked_at_letter_by_letter(library: Policy) 
         removal.check(f"\u7528\u6237\uff1a{rule}\u3002\u8bf7\u56de\u7b54", "line 2")
 
 
+def test_neither_accents_nor_hyphens_that_are_not_seen_hide_a_run(library: Policy) -> None:
+    """As text that was copied out of another program has them; and whole words are counted in
+    scripts whose vowels are marks.
+    """
+    rule = "D\u00e9sormais aucun caf\u00e9 ne sera d\u00e9bit\u00e9"
+    hindi = (
+        "\u0928\u0940\u0924\u093f \u0915\u0940 \u092c\u093e\u0924 \u0928 \u0915\u0939\u0947\u0902"
+    )
+    (first, *others) = library.categories
+    rules = (replace(first.rules[0], text=rule), replace(first.rules[1], text=hindi))
+    removal = Removal(replace(library, categories=(replace(first, rules=rules), *others)))
+    for text in (unicodedata.normalize("NFD", rule), rule.replace("mais", "\u00admais"), hindi):
+        with pytest.raises(TrainingError, match="section 'loans'"):
+            removal.check(f"x {text} y", "line 1")
+    removal.check(" ".join(hindi.split()[:3]), "line 2")
+
+
+def test_a_rule_of_few_words_is_looked_for_as_a_whole(library: Policy) -> None:
+    (first, *others) = library.categories
+    unless = (Unless("the mayor of the town", "comply"),)
+    short = replace(first.rules[0], text="Lend no one candles.", unless=unless)
+    few = replace(first.rules[1], text="Be kind.")
+    removal = Removal(replace(library, categories=(replace(first, rules=(short, few)), *others)))
+    for text in ("lend no one CANDLES", "I am the mayor of the town!"):
+        with pytest.raises(TrainingError, match=r"section 'loans' \([45] words in a row\)"):
+            removal.check(f"Do you {text}?", "line 1")
+    removal.check("Be kind. Lend no candles to one.", "line 2")
+
+
 # ---- drafts ----
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"reasoning": "Rule 1.", "reasoning_content": "Rule 1.", "content": "No."},
+        {"thinking": "Rule 1.", "content": "No."},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "Rule 1."}], "content": "No."},
+        {"content": "<think>Rule 1.</think>\n\nNo."},
+        {"content": "Rule 1.\n</think>No."},
+        {
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "Rule 1."}]},
+                {"type": "text", "text": "No."},
+            ]
+        },
+    ],
+)
+def test_reasoning_is_found_where_servers_put_it(library: Policy, message: dict[str, Any]) -> None:
+    answer = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    with serving(lambda path, body: (200, answer)) as url:
+        remote = Remote(url, "m", library, Generating(samples=1))
+        (draft,) = remote.drafts([(0, REQUEST)])
+    assert (draft.analysis, draft.final, draft.missing) == ("Rule 1.", "No.", "")
+
+
+@pytest.mark.parametrize(
+    ("message", "missing"),
+    [
+        ({"content": "No."}, "its reasoning was not given"),
+        ({"content": "<think>Rule 1 says that"}, "it has no answer"),
+        ({"content": None, "reasoning": "Rule 1."}, "it has no answer"),
+        ({"content": 5, "reasoning": ["Rule 1."]}, "its reasoning was not given"),
+    ],
+)
+def test_what_a_server_did_not_give_is_said(
+    library: Policy, message: dict[str, Any], missing: str
+) -> None:
+    with serving(lambda path, body: (200, {"choices": [{"message": message}]})) as url:
+        (draft,) = Remote(url, "m", library, Generating(samples=1)).drafts([(0, REQUEST)])
+    assert sift(library, follows, REQUEST, draft).why == missing
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((401, {"error": {"message": "no such key"}}), "status 401: no such key"),
+        ((302, "http://127.0.0.1:9/v1"), "status 302: it redirects to http://127.0.0.1:9"),
+        ((200, {"choices": []}), "none of Chat Completions"),
+        ((200, "<html>"), "none of Chat Completions: '<html>'"),
+    ],
+)
+def test_a_reasoner_that_fails_says_why(
+    library: Policy, monkeypatch: pytest.MonkeyPatch, answer: Reply, said: str
+) -> None:
+    monkeypatch.setattr("ossia.train.align.generate.time.sleep", lambda seconds: None)
+    with serving(lambda path, body: answer) as url, pytest.raises(TrainingError, match=said):
+        Remote(url, "m", library, Generating(samples=1)).drafts([(0, REQUEST)])
 
 
 def test_drafts_with_any_character_are_read_back(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from urllib.request import Request
 from ossia import __version__
 from ossia.commands.display import did_you_mean, visible
 from ossia.commands.terminal.interrupts import Interrupt
-from ossia.errors import CONTEXT_EXCEEDED, RequestError
+from ossia.errors import RequestError
 from ossia.harmony import Conversation, DeveloperContent, Message, Role, SystemContent, is_call
-from ossia.remote import OPENER, checked_key, headers_with
+from ossia.harmony.chat_messages import REASONING_KEYS
+from ossia.remote import OPENER, checked_key, error_in, headers_with
 from ossia.turn.events import (
     ItemDelta,
     ItemEnd,
@@ -38,7 +39,6 @@ from ossia.turn.events import (
 PATIENCE = 600.0  # seconds without a byte: the server may be reading a long prompt
 LIST_PATIENCE = 10.0  # the same for the list of models, which needs no thought
 UNREACHABLE = "unreachable"  # the code of an error where no server answers
-REASONING = ("reasoning", "reasoning_content")  # what servers call it; some send both
 LISTED = 10  # models that an error names
 SHOWN = 300  # characters of an error that is not in the API's form
 BROKEN = (OSError, HTTPException, ValueError)  # what a connection, or the name of a host, can raise
@@ -172,7 +172,7 @@ class Server:
             text = error.read(1 << 16).decode("utf-8", "replace")
         except BROKEN:
             text = ""
-        about = _about_error(text)
+        about = error_in(text)
         message = about.get("message") or text[:SHOWN].strip()
         hint = ""
         if error.code == 404 and not about:
@@ -202,28 +202,11 @@ class Server:
         if not isinstance(found, dict):
             raise RequestError(f"{self.url}: sends what is not OpenAI's API; is the URL right?")
         if found.get("error"):
-            about = _about_error(text.decode("utf-8", "replace"))
+            about = error_in(text.decode("utf-8", "replace"))
             raise RequestError(
                 visible(f"{self.url}: {about.get('message') or 'an error'}"), code=about.get("code")
             )
         return found
-
-
-def _about_error(text: str) -> dict[str, str]:
-    """`message` and `code` out of {"error": {...}}, {"error": "..."} and what is like them."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    inner = found.get("error") or found
-    if not isinstance(inner, dict):
-        return {"message": str(inner)}
-    about = {"message": str(inner.get("message") or inner.get("detail") or "")}
-    if inner.get("code") == CONTEXT_EXCEEDED:
-        about["code"] = CONTEXT_EXCEEDED
-    return about
 
 
 @dataclass
@@ -244,7 +227,7 @@ class _Answer:
             return
         choice = choices[0]
         delta = choice.get("delta") or choice.get("message") or {}
-        thoughts = [delta.get(key) for key in REASONING]
+        thoughts = [delta.get(key) for key in REASONING_KEYS]
         yield from self._say("analysis", next(filter(None, thoughts), None))
         yield from self._say("final", delta.get("content"))
         if finish := choice.get("finish_reason"):

@@ -20,11 +20,12 @@ from typing import Any
 
 from ossia.errors import DataError
 from ossia.harmony import Effort
+from ossia.harmony.chat_messages import reasoning_and_text
 from ossia.tasks.environment import Outcome, Reward
 from ossia.tasks.external import Row, read_rows
 from ossia.tasks.problem import Expect, Problem, Turn, grade
 from ossia.tasks.safety.policy import Judged, Ruling
-from ossia.tasks.safety.specs import VERDICTS, Policy, Verdict
+from ossia.tasks.safety.specs import VERDICTS, Policy, Rule, Verdict
 
 LISTS = ("says", "secrets", "told")
 IN_RULING = (*LISTS, "partly", "longest")
@@ -44,7 +45,7 @@ class Request:
     def asked(self) -> str:
         """What the last message of the user says."""
         prompt = self.row["prompt"]
-        return prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
+        return prompt if isinstance(prompt, str) else reasoning_and_text(prompt[-1])[1]
 
 
 def read_requests(path: Path, policy: Policy) -> tuple[Request, ...]:
@@ -68,10 +69,13 @@ def request_of(row: Row, policy: Policy) -> Request:
     number = row.get("rule")
     verdict = row.get("verdict")
     if number is not None:
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise DataError(f"'rule' must be a whole number, found {number!r:.60}")
         rule = policy.rule(number)
         if rule not in category.rules:
             raise DataError(f"rule {number} is of category {rule.category!r}, not of {name!r}")
         verdict = rule.verdict if verdict is None else verdict
+        _check_verdict(rule, verdict)
     if verdict is not None and verdict not in VERDICTS:
         raise DataError(f"'verdict' must be one of {', '.join(VERDICTS)}, found {verdict!r:.60}")
     _check_ruling(row.get("ruling"))
@@ -79,6 +83,16 @@ def request_of(row: Row, policy: Policy) -> Request:
     if not (gold is None or isinstance(gold, str)):
         raise DataError(f"'gold' must be a text, found {gold!r:.60}")
     return Request(row, name, number, verdict)
+
+
+def _check_verdict(rule: Rule, verdict: Any) -> None:
+    """One that neither the rule nor an exception has is a slip of the pen."""
+    possible = [rule.verdict, *(exception.verdict for exception in rule.unless)]
+    if verdict in VERDICTS and verdict not in possible:
+        raise DataError(
+            f"'verdict' is {verdict!r}, and rule {rule.number} demands {' or '.join(possible)}: "
+            "mend it, name another rule, or give the rule an exception"
+        )
 
 
 def _check_ruling(ruling: Any) -> None:
@@ -95,6 +109,12 @@ def _check_ruling(ruling: Any) -> None:
         found = ruling.get(key, [])
         if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
             raise DataError(f"ruling: {key!r} must be a list of texts, found {found!r:.60}")
+    partly = ruling.get("partly", False)
+    if not isinstance(partly, bool):
+        raise DataError(f"ruling: 'partly' must be true or false, found {partly!r:.60}")
+    longest = ruling.get("longest", 1)
+    if not isinstance(longest, int) or isinstance(longest, bool) or longest < 1:
+        raise DataError(f"ruling: 'longest' must be a number of characters, found {longest!r:.60}")
 
 
 # ---- the program that judges ---------------------------------------------------------------------

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,12 @@ WHOLE = ("name", "names", "category")
 OF_CATEGORY = ("name", "about", "rule", "case")
 OF_RULE = ("number", "verdict", "text", "unless", "examples", "near_misses")
 OF_EXCEPTION = ("when", "verdict")
+MOST_NUMBER = 999_999  # that reasoning cites as "rule 999999"
+LISTED = {
+    "category": "[[category]] before each",
+    "rule": "[[category.rule]] before each",
+    "unless": "unless = [{ when = '...', verdict = '...' }]",
+}
 OF_CASE = ("prompt", "good", "bad", "rule")
 
 
@@ -102,7 +109,7 @@ class Policy:
     categories: tuple[Category, ...]
     names: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def rules(self) -> tuple[Rule, ...]:
         """In the order of their numbers."""
         found: dict[int, Rule] = {}
@@ -160,8 +167,11 @@ def read_policy(path: Path) -> Policy:
         raise DataError(f"{path}: cannot be read: {error}") from error
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path}: is not TOML: {error}; mend that line") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise DataError(
+            f"{path}: is not TOML: {error}; mend that line. A policy is a TOML file, whose texts "
+            "may be Markdown (docs/alignment.md)"
+        ) from error
     at = _At(data, str(path))
     at.knows(WHOLE)
     categories = []
@@ -177,12 +187,12 @@ def read_policy(path: Path) -> Policy:
             numbers.append(rule.number)
     _once(at, "two categories are called {}", names)
     _once(at, "two rules have the number {}", numbers)
-    name = at.text("name")
+    name = at.line("name")
     return Policy(name, tuple(categories), at.texts("names") or (f"{name} policy",))
 
 
 def _category(at: _At) -> Category:
-    name = at.text("name")
+    name = at.line("name")
     at = at.named(f"category {name!r}")
     at.knows(OF_CATEGORY)
     rules = tuple(_rule(each, name) for each in at.tables("rule"))
@@ -223,8 +233,8 @@ def _case(at: _At, numbers: list[int]) -> Case:
 
 
 def _once(at: _At, problem: str, names: list[Any]) -> None:
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise at.wrong(f"{problem.format(name)}: give each its own")
 
 
@@ -259,6 +269,13 @@ class _At:
             raise self.wrong(f"{key} must be a text that says something, found {found!r:.60}")
         return found.strip()
 
+    def line(self, key: str) -> str:
+        """A text that answers may quote and errors name."""
+        found = self.text(key)
+        if not found.isprintable():
+            raise self.wrong(f"{key} must be one line of text, found {found!r:.60}")
+        return found
+
     def texts(self, key: str) -> tuple[str, ...]:
         found = self.data.get(key, [])
         texts = found if isinstance(found, list) else [None]
@@ -269,8 +286,10 @@ class _At:
 
     def number(self, key: str) -> int:
         found = self.data.get(key)
-        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-            raise self.wrong(f"{key} must be a whole number from 1 on, found {found!r:.60}")
+        if type(found) is not int or not 1 <= found <= MOST_NUMBER:
+            raise self.wrong(
+                f"{key} must be a whole number from 1 to {MOST_NUMBER:,}, found {found!r:.60}"
+            )
         return found
 
     def verdict(self) -> Verdict:
@@ -293,5 +312,5 @@ class _At:
         tables = found if isinstance(found, list) else [None]
         for number, table in enumerate(tables, 1):
             if not isinstance(table, dict):
-                raise self.wrong(f"{key} must be a list of tables: write [[...{key}]] before each")
+                raise self.wrong(f"{key} must be a list of tables: write {LISTED[key]}")
             yield _At(table, f"{self.where}, {key} no. {number}")

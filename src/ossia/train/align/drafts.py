@@ -17,7 +17,7 @@ from ossia.errors import DataError
 from ossia.tasks.safety.specs import Policy
 
 STOPPED = "stop"
-CITED = re.compile(r"\brule (\d{1,6})\b", re.IGNORECASE)
+CITED = re.compile(r"\brule (?:no\. |number |#|\*\*)?(\d{1,6})\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,13 @@ class Draft:
     tokens: int = 0
 
     @property
-    def is_whole(self) -> bool:
-        return self.reason == STOPPED and bool(self.analysis.strip() and self.final.strip())
+    def missing(self) -> str:
+        """Why it is no whole answer; "" if it is one."""
+        if self.reason != STOPPED:
+            return "it was cut off"
+        if not self.analysis.strip():
+            return "its reasoning was not given"
+        return "" if self.final.strip() else "it has no answer"
 
 
 def cited(text: str) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from ossia.checkpoint import open_checkpoint
 from ossia.errors import ConfigError, TrainingError
 from ossia.files import replace_file
 from ossia.harmony import Conversation, DeveloperContent, Effort, Message, Role, SystemContent
-from ossia.harmony.chat_messages import REASONING_KEYS
+from ossia.harmony.chat_messages import reasoning_and_text
 from ossia.judges import chat_choice
 from ossia.model import Transformer
 from ossia.remote import checked_key
@@ -246,15 +246,14 @@ class Remote:
     def _one(self, number: int, request: Request, sample: int) -> Draft:
         seed = seed_of(self.settings, number)
         choice = self._choice(self._body(request, seed + sample))
-        message = choice["message"]
-        thoughts = next((message[key] for key in REASONING_KEYS if message.get(key)), "")
+        thoughts, final = reasoning_and_text(choice["message"])
         return Draft(
             number,
             sample,
             seed,
             request.asked,
-            _text(thoughts),
-            _text(message.get("content")),
+            thoughts,
+            final,
             "length" if choice.get("finish_reason") == "length" else STOPPED,
         )
 
@@ -267,10 +266,10 @@ class Remote:
             try:
                 return chat_choice(self.url, self.key, body, self.silence)
             except urllib.error.HTTPError as error:
-                why = f"status {error.code}"
+                why = f"status {error.code}: {error.reason}"
                 if error.code not in AGAIN:
                     break
-            except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 why = f"{type(error).__name__}: {error}"
             log.warning("the reasoner failed: %s", why)
         raise TrainingError(
@@ -297,7 +296,3 @@ class Remote:
             "max_tokens": settings.max_tokens,
             "seed": seed % (1 << 31),
         }
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""

@@ -3,17 +3,22 @@ there.
 
 Every run of `RUN` words of what the reasoner was shown is hashed, and prompts are looked through
 run by run. Words and not a tokenizer's tokens, whose boundaries move with what stands around them;
-case and punctuation do not hide a run. Knows texts; nothing of models.
+case, punctuation, accents and what is not seen (soft hyphens) do not hide a run. A rule of fewer
+words is looked for as a whole. Knows texts; nothing of models.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterator
 
 from ossia.errors import TrainingError
-from ossia.tasks.safety.specs import Policy
+from ossia.tasks.safety.specs import Category, Policy
 
 RUN = 6  # words
+SHORTEST = 4  # words of a rule that is looked for as a whole: fewer are anybody's
+UNSEEN = ("Mn", "Mc", "Me", "Cf")  # marks on letters; soft hyphens, joiners
 _ALONE = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"  # no blanks between words: a letter is one
 _WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
 
@@ -30,21 +35,42 @@ class Removal:
         for category in policy.categories:
             for found in _runs(policy.section(category.name, examples), run):
                 self._where.setdefault(found, category.name)
+            for text in _texts(category):
+                words = tuple(_words(text))
+                if SHORTEST <= len(words) < run:
+                    self._where.setdefault(words, category.name)
+        self._lengths = sorted({len(found) for found in self._where})
 
     def check(self, text: str, whose: str) -> None:
         """Raises `TrainingError` that names the prompt and what of the policy is in it."""
         self.checked += 1
-        for found in _runs(text, self._run):
-            category = self._where.get(found)
-            if category is not None:
+        for length in self._lengths:
+            for found in _runs(text, length):
+                category = self._where.get(found)
+                if category is None:
+                    continue
                 raise TrainingError(
                     f"{whose}: its prompt holds {' '.join(found)!r} of the policy's section "
-                    f"{category!r} ({self._run} words in a row): the model would be trained to "
+                    f"{category!r} ({length} words in a row): the model would be trained to "
                     "read the policy instead of knowing it. Reword the prompt or the rule, or set "
                     "longest_run"
                 )
 
 
+def _texts(category: Category) -> Iterator[str]:
+    for rule in category.rules:
+        yield rule.text
+        for exception in rule.unless:
+            yield exception.when
+
+
+def _words(text: str) -> list[str]:
+    """Without marks: a letter is the same however its accent is written."""
+    parts = unicodedata.normalize("NFKD", text.casefold())
+    plain = [char for char in parts if unicodedata.category(char) not in UNSEEN]
+    return _WORD.findall("".join(plain))
+
+
 def _runs(text: str, length: int) -> list[tuple[str, ...]]:
-    words = _WORD.findall(text.casefold())
+    words = _words(text)
     return [tuple(words[n : n + length]) for n in range(len(words) - length + 1)]

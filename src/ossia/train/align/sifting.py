@@ -58,8 +58,8 @@ Follows = Callable[[Request, Draft], tuple[bool | None, int | None]]
 
 def sift(policy: Policy, follows: Follows, request: Request, draft: Draft) -> Finding:
     """What can be seen without a judge is looked at first."""
-    if not draft.is_whole:
-        return Finding("it is no whole answer")
+    if draft.missing:
+        return Finding(draft.missing)
     rules = cited(draft.analysis)
     if not rules:
         return Finding("its reasoning cites no rule")
@@ -118,9 +118,8 @@ class DraftJudge:
         good = Draft(0, 0, 0, case.prompt, thoughts, case.good)
         bad = replace(good, final=case.bad)
 
-        def passes(draft: Draft) -> bool | None:
-            found = self._bench.verdict(self._system(category), _text(case.prompt, draft))
-            return None if found is None else found.passes
+        def passes(draft: Draft) -> bool:
+            return self._bench.tried(self._system(category), _text(case.prompt, draft))
 
         try:
             try_judge(passes, good, bad, _planted, _final)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ossia.errors import HarmonyError
 from ossia.harmony import Message, Role, parse_completion
-from ossia.harmony.chat_messages import REASONING_KEYS
+from ossia.harmony.chat_messages import REASONING_KEYS, split_thought
 from ossia.tokenizer import Tokenizer
 from ossia.train.chats.shapes import Form, Said
 
@@ -29,9 +29,6 @@ ADVICE = {
 START = "<|start|>"
 WORD = re.compile(r"<\|[a-z][a-z0-9_]*\|>|</?think(?:ing)?>|</?tool_(?:call|response)>")
 CONTROL = re.compile(r"<\|(?:start|channel|constrain|message|end|call|return)\|>")
-# <think> itself is in the prompt of models that always think
-THOUGHT_BEGINS = re.compile(r"^<think(?:ing)?>")
-THOUGHT_ENDS = re.compile(r"</think(?:ing)?>")
 END = re.compile(r"<\|(?:end|call|return)\|>")
 BETWEEN = re.compile(r"(<\|(?:end|call|return)\|>)\s+(?=<\|start\|>)")
 
@@ -148,14 +145,12 @@ def _meant(message: dict[str, Any]) -> list[dict[str, Any]]:
     content = "".join(_parts(message.get("content")))
     if CONTROL.search(content) is not None:
         return _from_harmony(message, content)
-    found = THOUGHT_ENDS.search(content)
-    if found is None:
+    parted = split_thought(content)
+    if parted is None:
         return [message]
     if any(message.get(key) for key in REASONING_KEYS):
         raise HarmonyError("it has reasoning of its own besides that of its content")
-    before = content[: found.start()].strip()
-    thought = THOUGHT_BEGINS.sub("", before).strip()
-    answer = content[found.end() :].lstrip()
+    thought, answer = parted
     return [message | {"reasoning": thought, "content": answer}]
 
 

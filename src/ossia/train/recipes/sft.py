@@ -26,6 +26,7 @@ import torch
 from ossia import hub
 from ossia.batch import Batch
 from ossia.checkpoint import export, find_tokenizer, gguf_file, load, open_checkpoint
+from ossia.checkpoint.writer import remove_killed
 from ossia.config import PRESETS, ModelConfig, account
 from ossia.data.packing import Example, pack
 from ossia.errors import ConfigError, TokenizerError
@@ -278,6 +279,7 @@ def write_model(config: Trained, out: Path, place: Path | None = None) -> None:
     base = base_folder(config.model)
     trained = out / "train"
     place = place or out / "model"
+    remove_killed(place)
     if config.method == "lora":
         print(merge(base, trained, place, config.rule, layout=config.layout, overwrite=True))
         return
