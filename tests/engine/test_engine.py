@@ -4,6 +4,7 @@ gives.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -217,17 +218,20 @@ def test_a_light_caller_beside_two_hundred_samples_of_another(
         assert steps_to_first_token(engine, size, seed) <= 3 * alone
 
 
+def compiled_model(folder: Path) -> Transformer:
+    if not_compiled():
+        pytest.skip(f"needs the compiled kernels: {not_compiled()}")
+    checkpoint.write_random(small_model().config, folder / "model", seed=1)
+    model = checkpoint.load(folder / "model")
+    make_native(model, Precision())
+    return model
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_an_engine_that_rests_gives_memory_back_and_answers_as_before(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: bool
 ) -> None:
-    model = small_model()
-    if compiled:
-        if not_compiled():
-            pytest.skip(f"needs the compiled kernels: {not_compiled()}")
-        checkpoint.write_random(model.config, tmp_path / "model", seed=1)
-        model = checkpoint.load(tmp_path / "model")
-        make_native(model, Precision())
+    model = compiled_model(tmp_path) if compiled else small_model()
     engine = Engine(model, capacity=512)
     prompts = [random_ids(100, seed) for seed in range(3)]
 
@@ -257,3 +261,30 @@ def test_an_engine_that_rests_gives_memory_back_and_answers_as_before(
     hits = engine.prefix_cache.tokens_reused
     engine.rest()
     assert given and answers()[2] == want[2] and engine.prefix_cache.tokens_reused > hits
+
+
+def flags_at(address: int) -> set[str]:
+    """Of the mapping that an address of this process is in."""
+    is_there = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if "-" in name:
+            begin, end = (int(part, 16) for part in name.split("-"))
+            is_there = begin <= address < end
+        elif is_there and name == "VmFlags:":
+            return set(rest.split())
+    raise AssertionError("no mapping")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_what_stays_at_rest_does_not_grow_to_huge_pages_again(tmp_path: Path) -> None:
+    engine = Engine(compiled_model(tmp_path), capacity=512)
+    layers = engine._runner.cache.kv.layers
+    address = max(layers, key=lambda layer: layer.memory.numel()).memory.data_ptr()
+    if "hg" not in flags_at(address):
+        pytest.skip("the system has no huge pages")
+    for _ in range(2):
+        list(engine.generate(random_ids(40, 1), GREEDY))
+        assert "hg" in flags_at(address)
+        engine.rest()
+        assert "nh" in flags_at(address)

@@ -17,7 +17,7 @@ from ossia.config import PAGE, ModelConfig
 from ossia.engine.forward import Forward
 from ossia.engine.pages import PageCopy, PageRun, PageTables, first_seen
 from ossia.kernels import cpu
-from ossia.kernels.cpu.memory import drop_resident
+from ossia.kernels.cpu.memory import drop_resident, take_huge_pages
 from ossia.kernels.triton import paging
 
 Choices = MutableMapping[int, torch.Tensor] | None  # of experts, by layer
@@ -142,8 +142,11 @@ class NativeCache:
         shape = (config.num_key_value_heads, config.head_dim, kind)
         layers = [cpu.KvLayer(tables.pools[window].total, *shape) for window in self.windows]
         self.kv = cpu.KvLayers(layers)
+        self._is_huge = True  # the memory of the layers is in huge pages
 
     def batch(self, forward: Forward, rows: torch.Tensor | None, choices: Choices = None) -> Batch:
+        if not self._is_huge:
+            self._be_huge(True)
         tables = {window: page_table(runs) for window, runs in forward.runs.items()}
         pages = Pages(self.kv, tables)
         where = (forward.lengths, forward.starts)
@@ -156,12 +159,20 @@ class NativeCache:
                     layer.copy(page.src, page.dst)
 
     def forget_free(self) -> None:
-        """Gives the memory of free pages back to the system."""
+        """Gives the memory of free pages back to the system. What stays is in small pages until
+        the next batch: there may be a little in each huge one.
+        """
+        self._be_huge(False)
         for layer, window in zip(self.kv.layers, self.windows, strict=True):
             pool = self.tables.pools[window]
             size = layer.memory.numel() // pool.total
             for begin, end in pool.free_ranges():
                 drop_resident(layer.memory[begin * size : end * size])
+
+    def _be_huge(self, wanted: bool) -> None:
+        for layer in self.kv.layers:
+            take_huge_pages(layer.memory, wanted)
+        self._is_huge = wanted
 
 
 def page_table(runs: Sequence[PageRun]) -> PageTable:

@@ -21,6 +21,8 @@ from ossia.heap import c_library
 
 HUGE_PAGE = 2 << 20  # bytes
 _DONTNEED = 4
+_HUGE = 14
+_NOT_HUGE = 15
 _PAGEOUT = 21
 _POPULATE_READ = 22
 PIECE = 64 << 20  # bytes: of a file, that become resident before they are let go
@@ -92,6 +94,13 @@ def drop_resident(view: Tensor) -> None:
     afterwards.
     """
     _advise(view, _DONTNEED)
+
+
+def take_huge_pages(view: Tensor, wanted: bool) -> None:
+    """Whether the system may use huge pages for a view of anonymous memory. While it may, it makes
+    whole ones again of those that were given back in part.
+    """
+    _advise(view, _HUGE if wanted else _NOT_HUGE)
 
 
 def fetch_file_pages(view: Tensor) -> None:
