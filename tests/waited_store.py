@@ -33,6 +33,16 @@ class Waited:
         """The connection of a file or of memory."""
         return self.made.database._db
 
+    def ask(self, query: str, *values: Any) -> list[Any]:
+        """One statement's rows."""
+
+        async def asked() -> list[Any]:
+            async with self.made.session() as db:
+                found: list[Any] = await db.all(query, *values)
+                return found
+
+        return self.loop.run_until_complete(asked())
+
     def table(self) -> Any:
         """Of approved calls, in this store."""
         made = self.of(ApprovedTable)

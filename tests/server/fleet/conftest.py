@@ -62,11 +62,8 @@ async def in_turn(urls: list[str]) -> AsyncIterator[str]:
         raise ConnectionError("none of them is there")
 
     async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            there = await connect()
-            await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
-        finally:
-            writer.close()
+        there = await connect()
+        await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(visit(reader, writer))
@@ -78,6 +75,6 @@ async def in_turn(urls: list[str]) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:  # clients have closed their connections: these end by themselves
+            await asyncio.wait(tasks)
+        await asyncio.sleep(0)  # transports are closed in the loop's next turn

@@ -5,14 +5,19 @@ response, a conversation or a running answer bound to the server that made it.
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import orjson
 import pytest
 from amounts import thorough
+from front import router
 
 from .conftest import Pair, in_turn
 
@@ -43,9 +48,20 @@ async def asked(client: httpx.AsyncClient, text: str, **more: Any) -> dict[str, 
     return dict(answer.json())
 
 
+@asynccontextmanager
+async def routed(urls: list[str]) -> AsyncIterator[str]:
+    program = shutil.which("vllm-router", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("vllm-router is not installed")
+    with router(program, "round_robin", [int(urlsplit(url).port or 0) for url in urls]) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
 def questions(listed: dict[str, Any]) -> list[str]:
+    """The oldest first. Lists are asked for without a query, which vllm-router would drop."""
+    assert not listed["has_more"]
     asked = [each for each in listed["data"] if each.get("role") == "user"]
-    return [each["content"][0]["text"] for each in asked]
+    return [each["content"][0]["text"] for each in reversed(asked)]
 
 
 async def by_response(client: httpx.AsyncClient, n: int) -> None:
@@ -54,7 +70,7 @@ async def by_response(client: httpx.AsyncClient, n: int) -> None:
     for turn in range(TURNS):
         text = f"{n}, turn {turn}"
         last = await asked(client, text, previous_response_id=last.get("id"))
-    listed = await client.get(f"/v1/responses/{last['id']}/input_items?limit=100&order=asc")
+    listed = await client.get(f"/v1/responses/{last['id']}/input_items")
     said = [
         each["content"][0]["text"] for each in listed.json()["data"] if each.get("role") == "user"
     ]
@@ -67,19 +83,21 @@ async def by_conversation(client: httpx.AsyncClient, n: int) -> None:
     for turn in range(TURNS):
         answer = await asked(client, f"{n}, turn {turn}", conversation=made)
         count += 1 + len(answer["output"])
-    listed = (await client.get(f"/v1/conversations/{made}/items?limit=100&order=asc")).json()
+    listed = (await client.get(f"/v1/conversations/{made}/items")).json()
     assert questions(listed) == [f"{n}, turn {turn}" for turn in range(TURNS)]
     assert len(listed["data"]) == count
 
 
-async def test_conversations_without_stickiness(pair: Pair) -> None:
+@pytest.mark.parametrize("front", ["in turn", "vllm-router"])
+async def test_conversations_without_stickiness(pair: Pair, front: str) -> None:
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(client: httpx.AsyncClient, n: int) -> None:
         async with places:
             await (by_response if n % 2 else by_conversation)(client, n)
 
-    async with in_turn(pair.urls) as front, asking(front) as client:
+    fronts = {"in turn": in_turn, "vllm-router": routed}
+    async with fronts[front](pair.urls) as url, asking(url) as client:
         await asyncio.gather(*(one(client, n) for n in range(CONVERSATIONS)))
     for url in pair.urls:  # both have worked
         async with asking(url) as client:

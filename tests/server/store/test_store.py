@@ -21,7 +21,13 @@ import pytest
 from amounts import examples
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from waited_store import Waited, waited
 
 from ossia.harmony import Message, Role
@@ -544,8 +550,8 @@ class StoreMachine(RuleBasedStateMachine):
                 entry = self.model["conversation", owner, id]
                 assert self.store.conversation(owner, id) == entry["wire"]
                 assert self.store.items(owner, id) == entry["items"]
-        rows = self.store.db.execute("SELECT expires > ? FROM entry", (self.clock.now,)).fetchall()
-        assert [alive for (alive,) in rows if alive] == [1] * len(self.model)
+        rows = self.store.ask("SELECT expires > $1 FROM entry", self.clock.now)
+        assert sum(bool(alive) for (alive,) in rows) == len(self.model)
         if len(rows) == len(self.model):  # nothing that expired waits for the next write
             assert self.store.used() == sum(self.size(each) for each in self.model.values())
 
@@ -554,6 +560,21 @@ TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(
     max_examples=examples(60), stateful_step_count=30, deadline=None
 )
+
+
+@pytest.mark.slow
+def test_postgres_holds_what_a_dictionary_would(new_database: str) -> None:
+    class InPostgres(StoreMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            for table in ("entry", "thought", "approved"):
+                self.store.ask(f"DELETE FROM {table} WHERE true RETURNING size")
+
+        def open(self) -> Waited:
+            return waited(new_database, 100.0, LIMIT, clock=self.clock)
+
+    few = settings(max_examples=examples(60), stateful_step_count=20, deadline=None)
+    run_state_machine_as_test(InPostgres, settings=few)  # type: ignore[no-untyped-call]
 
 
 def test_a_response_is_found_by_its_items(tmp_path: Path) -> None:

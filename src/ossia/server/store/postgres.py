@@ -29,6 +29,8 @@ LOCK = 0x6F737369  # "ossi": of whoever makes the tables
 CONNECTIONS = 8  # of one server
 CONNECT = 5.0  # seconds
 STATEMENT = 30.0  # seconds
+# a server that stops in the middle of a transaction must not hold up the others
+SESSION = {"application_name": "ossia", "idle_in_transaction_session_timeout": "15s"}
 AGAIN = 1.0  # seconds in which a database that did not answer is not tried again
 SCHEMA = f"""
 CREATE TABLE ossia (version INTEGER NOT NULL);
@@ -132,7 +134,7 @@ class Postgres:
     async def session(self) -> AsyncIterator[_Statements]:
         with self._telling():
             pool = await self._connected()
-            async with pool.acquire(timeout=CONNECT) as connection:
+            async with pool.acquire() as connection:
                 yield _Statements(connection)
 
     @asynccontextmanager
@@ -168,6 +170,7 @@ class Postgres:
             max_size=CONNECTIONS,
             timeout=CONNECT,
             command_timeout=STATEMENT,
+            server_settings=SESSION,
             reset=_left_as_it_is,
         )
         try:
