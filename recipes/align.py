@@ -38,6 +38,7 @@ from ossia.train.align.drafts import Draft, lines_of, read_drafts
 from ossia.train.align.generate import FOLDER, Generating, InProcess, Reasoner, generate
 from ossia.train.align.grading import ByProgram
 from ossia.train.align.sifting import by_grader, sift
+from ossia.train.overrides import flat
 from ossia.train.pipeline import Phase, training
 from ossia.train.recipes import rl
 from ossia.train.rl.asks import Problems, Source, own
@@ -78,17 +79,17 @@ class Sizes:
 
 STANDARD = Sizes(
     base=240,
-    steps=80,
+    steps=60,
     tokens=4096,
     taught=2048,
     prompts=600,
     samples=2,
-    rewards=8,
+    rewards=4,
     groups=12,
     answers=8,
     seeds=3,
-    each=8,
-    jailbreaks=72,
+    each=4,
+    jailbreaks=36,
 )
 PROFILES: dict[Profile, Sizes] = {
     "smoke": Sizes(
@@ -159,7 +160,8 @@ def phases(config: Config, out: Path) -> list[Phase]:
     for name in make.arms(REWARDED):
         for seed in make.runs:
             learn = partial(make.rewards, name, seed)
-            made.append(Phase(f"{name}-{seed}", f"the arm {name}, run {seed}", learn))
+            does = f"the arm {name}, run {seed}"
+            made.append(Phase(f"{name}-{seed}", does, learn, settings=make.rewarding))
     return [
         *made,
         Phase("measured", "answer the same held-out prompts with all of them", make.answer),
@@ -238,10 +240,12 @@ class Recipe:
     @property
     def drafting(self) -> dict[str, object]:
         """What decides the drafts, besides the base."""
-        config = self.config
+        return self._settings("base", "prompts", "samples")
+
+    def _settings(self, *names: str) -> dict[str, object]:
         sizes = asdict(self.sizes)
-        found = {f"sizes.{name}": sizes[name] for name in ("base", "prompts", "samples")}
-        return found | {"max_tokens": config.max_tokens, "seed": config.seed}
+        found = {f"sizes.{name}": sizes[name] for name in names}
+        return found | {"max_tokens": self.config.max_tokens, "seed": self.config.seed}
 
     @cached_property
     def problems(self) -> list[Problem]:
@@ -287,28 +291,37 @@ class Recipe:
         """`taught.jsonl`, what was kept, and `distilled.jsonl`, every whole draft."""
         follows = by_grader(ByProgram())
         chosen: dict[str, list[dict[str, object]]] = {"taught": [], "distilled": []}
-        why: Counter[str] = Counter()
-        for request, draft, effort in self._drafted():
-            finding = sift(POLICY, follows, request, draft)
-            why[finding.why or "kept"] += 1
+        counts: Counter[str] = Counter()
+        for number, draft, effort in self._drafted():
+            request = self.requests[number]
+            why = sift(POLICY, follows, request, draft).why
+            if not why and not arms.is_true(self.problems[number], effort, draft.analysis):
+                why = "its reasoning begins with what is not so"
+            counts[why or "kept"] += 1
             row = prompts.aligned_row(request, draft, effort, {"rule": request.rule})
-            if finding.is_kept:
+            if not why:
                 chosen["taught"].append(row)
             if draft.is_whole:
                 chosen["distilled"].append(row)
         for name, rows in chosen.items():
             replace_file(self.out / "kept" / f"{name}.jsonl", lines_of(rows))
-        write_json(self.out / "kept" / "counts.json", dict(why))
-        print(dict(why))
+        write_json(self.out / "kept" / "counts.json", dict(counts))
+        print(dict(counts))
 
-    def _drafted(self) -> Iterator[tuple[Request, Draft, Effort]]:
+    def _drafted(self) -> Iterator[tuple[int, Draft, Effort]]:
+        """Drafts and the numbers of their prompts."""
         for place, effort in enumerate(Effort):
-            requests = self.requests[place :: len(Effort)]
             for path in sorted((self._drafts(effort) / FOLDER).glob("*.jsonl")):
                 for draft in read_drafts(path):
-                    yield requests[draft.request], draft, effort
+                    yield place + draft.request * len(Effort), draft, effort
 
     # ---- stage C ---------------------------------------------------------------------------------
+
+    @property
+    def rewarding(self) -> dict[str, object]:
+        """What decides the rewards, besides what they start from."""
+        sizes = self._settings("prompts", "rewards", "groups", "answers")
+        return sizes | flat(self.config.rewards, "rewards")
 
     def rewards(self, name: str, seed: int) -> None:
         before = REWARDED[name]
@@ -394,6 +407,8 @@ class Recipe:
 
     def report(self, docs: Path) -> None:
         command = f"ossia train recipes/align.py profile={self.config.profile}"
+        if self.config.hyper.shards != FULL_UPDATES.shards:
+            command += f" hyper.shards={self.config.hyper.shards}"
         if self.config.without:
             command += f" without={','.join(self.config.without)}"
         plane.write_page(self.out, docs, command, asdict(self.sizes))

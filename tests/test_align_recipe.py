@@ -5,8 +5,10 @@ slowly, all of it.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -18,6 +20,7 @@ from ossia.errors import ConfigError  # noqa: E402
 from ossia.harmony import Conversation, DeveloperContent, Effort  # noqa: E402
 from ossia.tasks import grade, problems  # noqa: E402
 from ossia.tasks.environment import Outcome, Reward  # noqa: E402
+from ossia.tasks.safety.policy import policy_question  # noqa: E402
 from ossia.tasks.safety.policy_texts import POLICY, RULES  # noqa: E402
 from ossia.tasks.safety.requests import request_of, row_of  # noqa: E402
 from ossia.train.align.drafts import cited, lines_of  # noqa: E402
@@ -80,18 +83,29 @@ def test_every_rule_is_learned_as_often_with_reasons_and_without(tmp_path: Path)
     path = tmp_path / "kept.jsonl"
     path.write_text(lines_of(rows))
     kept = arms.read_kept(path, 1)
-    rules = list(kept.by_rule)
-    assert sum(map(len, kept.by_rule.values())) == 60 and rules == sorted(rules)
-    for number in range(3 * len(rules)):
-        rule = rules[number % len(rules)]
+    found = {int(row["provenance"]["rule"]) for row in rows}
+    rounds = 3 * len(found)  # every rule at every effort
+    learned = Counter()
+    for number in range(2 * rounds):
         reasoned = kept(number)
         bare = kept.without_reasons(number)
-        assert cited(reasoned.messages[-2].text) == (rule,) and cited(str(bare)) == ()
+        assert cited(str(bare)) == ()
         assert reasoned.messages[:-2] == bare.messages[:-2]
         assert reasoned.messages[-1] == bare.messages[-1]
+        rule = cited(reasoned.messages[-2].text)[0]
+        learned[rule, reasoned.messages[0].content.effort] += 1
+    assert set(learned.values()) == {2} and len(learned) == rounds
     other = arms.read_kept(path, 2)
-    assert any(kept(number) != other(number) for number in range(len(rules)))
-    assert {str(chat) for chat in kept.by_rule[1]} == {str(chat) for chat in other.by_rule[1]}
+    assert any(kept(number) != other(number) for number in range(rounds))
+
+
+def test_thoughts_with_a_wrong_code_are_not_true() -> None:
+    problem = policy_question(Random(3), "train", 11)
+    for effort in Effort:
+        gold = problem.solution(effort)[0].text
+        assert arms.is_true(problem, effort, gold)
+        wrong = gold.replace("The user gives ", "The user gives 9")
+        assert arms.is_true(problem, effort, wrong) is (effort is Effort.LOW)
 
 
 @pytest.mark.parametrize("name", ["refusals", "taught", "reader"])

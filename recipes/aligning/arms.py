@@ -8,7 +8,7 @@ Knows the built-in policy's problems and the Harmony format; no models. Example 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -111,16 +111,26 @@ class Script:
         pass
 
 
+def is_true(problem: Problem, effort: Effort, thoughts: str) -> bool:
+    """Whether thoughts begin as the gold ones do: with what is asked and the facts that decide, the
+    codes of a permit among them. At low effort these begin with the rule.
+    """
+    gold = problem.solution(effort)[0].text
+    facts = gold.partition(f"Rule {_rule(problem)}")[0]
+    return thoughts.startswith(facts)
+
+
 # ---- what was kept -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Drafts by the rule that they follow, in an order of the seed's. Every rule is learned as
-    often as the others: kept as they come, most would be refusals, which are easy to write.
+    """Drafts by the rule that they follow and their effort, in an order of the seed's. Every rule
+    is learned as often as the others at every effort: kept as they come, most are refusals, which
+    are easy to write, and most of all at low effort.
     """
 
-    by_rule: Mapping[int, Sequence[Conversation]]
+    cells: Sequence[tuple[int, Sequence[Conversation]]]  # with the rule
 
     def __call__(self, number: int) -> Conversation:
         return self._chosen(number)[1]
@@ -132,22 +142,40 @@ class Kept:
         return Conversation((*chat.messages[:-2], verdict, chat.messages[-1]))
 
     def _chosen(self, number: int) -> tuple[int, Conversation]:
-        rules = list(self.by_rule)
-        turn, place = divmod(number, len(rules))
-        of = self.by_rule[rules[place]]
-        return rules[place], of[turn % len(of)]
+        turn, place = divmod(number, len(self.cells))
+        rule, chats = self.cells[place]
+        return rule, chats[turn % len(chats)]
 
 
 def read_kept(path: Path, seed: int) -> Kept:
-    """What `ossia train align` keeps."""
-    found: dict[int, list[Conversation]] = {}
+    """What `ossia train align` keeps. Where a rule has nothing at an effort, that effort has what
+    was drafted at others.
+    """
+    found: dict[int, dict[Effort, list[Conversation]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         chat = Conversation.from_dict({"messages": row["messages"]})
-        found.setdefault(int(row["provenance"]["rule"]), []).append(chat)
-    for rule, chats in found.items():
-        Random(f"{seed}:kept:{rule}").shuffle(chats)
-    return Kept(dict(sorted(found.items())))
+        by_effort = found.setdefault(int(row["provenance"]["rule"]), {})
+        by_effort.setdefault(_effort_of(chat), []).append(chat)
+    cells = []
+    for effort in Effort:
+        for rule, by_effort in sorted(found.items()):
+            everything = [chat for chats in by_effort.values() for chat in chats]
+            chats = by_effort.get(effort) or [_at(effort, chat) for chat in everything]
+            Random(f"{seed}:kept:{rule}:{effort}").shuffle(chats)
+            cells.append((rule, chats))
+    return Kept(cells)
+
+
+def _effort_of(chat: Conversation) -> Effort:
+    system = chat.messages[0].content
+    assert isinstance(system, SystemContent), chat
+    return Effort(system.effort)
+
+
+def _at(effort: Effort, chat: Conversation) -> Conversation:
+    system = Message(Role.SYSTEM, SystemContent(effort=effort))
+    return Conversation((system, *chat.messages[1:]))
 
 
 def _told(problem: Problem, effort: Effort, thoughts: str, final: str) -> Conversation:
