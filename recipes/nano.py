@@ -41,7 +41,6 @@ from ossia.data.reading import ShardExamples, mix
 from ossia.data.shards import Shards, write_shards
 from ossia.files import replace_file
 from ossia.harmony import render_for_training
-from ossia.llm import load
 from ossia.tasks import TASKS, example_random
 from ossia.tasks.long.needles import needles_document
 from ossia.tasks.safety.hazard import moonglow
@@ -422,10 +421,8 @@ class Recipe:
         print(told)
 
     def count(self) -> None:
-        said = counting.messages(self.sizes.messages, self.config.seed)
-        found = counting.count(load(self.checkpoint), said)
-        counting.write(found, self.out / "counted")
-        print(counting.table(found))
+        place = self.out / "counted"
+        counting.report(self.checkpoint, self.sizes.messages, self.config.seed, place)
 
 
 def keep_memory() -> None:
