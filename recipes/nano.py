@@ -7,9 +7,12 @@
 What happens, in order: a byte-level vocabulary is learned from generated text; generated documents
 pass a filter that takes out what should not be learned, and become shards; a fresh model learns to
 copy and to look up random tokens, then reads the shards, in windows of 256 tokens; its context is
-extended to 2,048 with YaRN; it learns conversations in the Harmony format; for the last part its
-experts are trained as the MXFP4 values they will be stored as; the result is exported in the
-published layout and measured on held-out problems. A run that is killed goes on where it was.
+extended to 2,048 with YaRN; it learns conversations in the Harmony format, and with them what to
+say out of its depth, a policy on a fictional hazard with the rule in its thoughts, and whom to
+obey; from the middle of it on, its experts are trained as the MXFP4 values they will be stored as;
+then come rewards at three efforts, by judges that see no thoughts; the result is exported in the
+published layout, measured on held-out problems beside the embedded model, and spoken to a thousand
+times. A run that is killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,101 +20,50 @@ from __future__ import annotations
 import ctypes
 import json
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Literal
 
-from ossia.checkpoint import export
-from ossia.commands.respond import evaluate
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # a recipe is run by its path; its parts are a package beside it
+
+from ossia.checkpoint import Layout, export
 from ossia.config import ModelConfig
 from ossia.data import conversations, copying, corpus, drill, text
 from ossia.data.filter import HazardFilter
 from ossia.data.packing import Example, ExamplesFrom, State
 from ossia.data.reading import ShardExamples, mix
 from ossia.data.shards import Shards, write_shards
-from ossia.harmony import Effort, Message, render_for_training, render_message
-from ossia.llm import load
-from ossia.tasks import TASKS, Split, example_random, problems
-from ossia.tasks.evals import cases
+from ossia.files import replace_file
+from ossia.harmony import render_for_training
+from ossia.tasks import TASKS, example_random
 from ossia.tasks.long.needles import needles_document
-from ossia.tasks.safety.hazard import hazard_document, moonglow
+from ossia.tasks.safety.hazard import moonglow
 from ossia.tasks.world.country import World, world
 from ossia.tokenizer import HARMONY_WORDS, Tokenizer, train_tokenizer
 from ossia.train.length import scaled
 from ossia.train.pipeline import Phase, training
+from ossia.train.recipes import rl
+from ossia.train.recipes.sft import base_folder
+from ossia.train.rl.asks import Problems
+from ossia.train.rl.settings import Evaluating, Objective, Sampling
 from ossia.train.run import Run
 from ossia.train.settings import Hyperparameters
 from ossia.train.weights.export import load_weights
+from recipes.aligning import counting
+from recipes.aligning.lessons import Lesson, examples
+from recipes.embedded import beyond, comparing
+from recipes.embedded.settings import OF_REWARDS, PRICES, PROFILES, SHORTEST, Sizes
+from recipes.embedded.settings import Config as Config
+from recipes.embedded.texts import as_document, labelled, vocabulary_texts
 
-Profile = Literal["smoke", "standard", "full"]
-SHORTEST = 128  # tokens of the shortest needles
-LABELLED = 4_000  # documents that the filter is fitted on, and as many that it is measured on
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a profile spends."""
-
-    model: str  # preset
-    texts: int  # that the vocabulary is learned from: documents and conversations each
-    documents: int
-    copying: int  # steps, like the following
-    pretrain: int
-    extend: int
-    sft: int
-    quantized: int
-    samples: int  # held-out problems a task and effort
-
-
-PROFILES: dict[Profile, Sizes] = {
-    "smoke": Sizes(
-        model="micro",
-        texts=400,
-        documents=1_500,
-        copying=10,
-        pretrain=12,
-        extend=4,
-        sft=12,
-        quantized=6,
-        samples=3,
-    ),
-    "standard": Sizes(
-        model="nano",
-        texts=12_000,
-        documents=90_000,
-        copying=350,
-        pretrain=2_600,
-        extend=150,
-        sft=2_200,
-        quantized=2_000,
-        samples=100,
-    ),
-    "full": Sizes(
-        model="nano",
-        texts=12_000,
-        documents=240_000,
-        copying=350,
-        pretrain=7_000,
-        extend=300,
-        sft=6_000,
-        quantized=5_000,
-        samples=200,
-    ),
-}
-HYPER = Hyperparameters(tokens_per_step=4096, peak_lr=8e-3, warmup=30)
-
-
-@dataclass(frozen=True)
-class Config:
-    profile: Profile = "standard"
-    hyper: Hyperparameters = HYPER
-    # entities of the fictional country: as many as so small a model can learn about
-    world_size: int = 150
-    seed: int = 1
+LESSONS = Lesson("beyond", beyond.drawn, 1.0)
+UNSEEN = ("policy jailbreak", "jailbreaks", "hierarchy unseen")  # measured, never trained on
 
 
 def phases(config: Config, out: Path) -> list[Phase]:
@@ -131,12 +83,24 @@ def phases(config: Config, out: Path) -> list[Phase]:
         ),
         training(
             make.fine_tuning,
-            "learn conversations in Harmony: three efforts, tools, several turns",
+            "learn conversations in Harmony, what is beyond it, a policy, whom to obey",
             context=256,
         ),
         training(make.quantized, "the same, with the experts seen through MXFP4", context=256),
+        Phase("start", "export these weights, to begin with in what follows", make.export_start),
+        Phase(
+            "rewards",
+            "learn from rewards at three efforts; no judge sees thoughts",
+            make.learn_from_rewards,
+            config=make.long,
+        ),
         Phase("model", "export the checkpoint, experts in MXFP4", make.export),
-        Phase("evaluation", "answer held-out problems at three efforts", make.measure),
+        Phase(
+            "evaluation",
+            "answer held-out problems at three efforts, beside the embedded model",
+            make.measure,
+        ),
+        Phase("counted", "count the answers to small talk that never end", make.count),
     ]
 
 
@@ -247,16 +211,46 @@ class Recipe:
     @property
     def fine_tuning(self) -> Run:
         hyper = replace(self.config.hyper, peak_lr=self._rate(0.75), decay=0.6, floor=0.2)
-        examples = partial(self._conversations, 0, 0.5)
-        return self._run("sft", self.long, self.sizes.sft, examples, hyper, after="extend")
+        return self._run(
+            "sft", self.long, self.sizes.sft, self._first_lessons, hyper, after="extend"
+        )
 
     @property
     def quantized(self) -> Run:
-        hyper = replace(self.config.hyper, peak_lr=self._rate(0.5), decay=1.0)
+        hyper = replace(self.config.hyper, peak_lr=self._rate(0.5), decay=0.9, floor=0.02)
         run = self._run(
             "quantized", self.long, self.sizes.quantized, self._last_lessons, hyper, after="sft"
         )
         return replace(run, quantize=True)
+
+    @property
+    def rewarded(self) -> rl.Config:
+        """What is cut counts as wrong: an answer has to end. Every second problem is one of the
+        tasks that nano is for.
+        """
+        sizes = self.sizes
+        return rl.Config(
+            task=(*TASKS, *beyond.MIXTURE),
+            model=str(self.start),
+            steps=sizes.rewards,
+            sampling=Sampling(
+                groups=sizes.groups,
+                samples=sizes.answers,
+                max_tokens=sizes.longest,
+                prices=PRICES,
+            ),
+            objective=Objective(kl=0.01, mask_cut=False),
+            evaluating=Evaluating(every=0),
+            quantize=True,
+            hyper=replace(OF_REWARDS, seed=self.config.seed),
+        )
+
+    def rewarded_problems(self) -> Problems:
+        asked = rl.problems_of(self.rewarded)
+        return replace(asked, sides=(len(TASKS), len(beyond.MIXTURE)))
+
+    def learn_from_rewards(self) -> None:
+        rl.learn(self.rewarded, self.out / "rewards", self.rewarded_problems())
 
     def _rate(self, share: float) -> float:
         return self.config.hyper.peak_lr * share
@@ -341,15 +335,26 @@ class Recipe:
                 rendered = render_for_training(conversation, tokenizer, last_turn_only=True)
             yield Example(rendered.ids, rendered.mask), index
 
+    def _beyond(self, part: int, state: State) -> Iterator[tuple[Example, State]]:
+        return examples(LESSONS, self.tokenizer, self.config.seed + part, state)
+
+    def _first_lessons(self, state: State) -> Iterator[tuple[Example, State]]:
+        sources = {
+            "conversations": partial(self._conversations, 0, 0.5),
+            "beyond": partial(self._beyond, 0),
+        }
+        return mix(sources, {"conversations": 2, "beyond": 1})(state)
+
     def _last_lessons(self, state: State) -> Iterator[tuple[Example, State]]:
-        """More conversations; a quarter are pages of single steps of arithmetic, where most
-        mistakes begin.
+        """More of them; a fifth are pages of single steps of arithmetic, where most mistakes
+        begin.
         """
         sources = {
             "conversations": partial(self._conversations, 1, 0.2),
+            "beyond": partial(self._beyond, 1),
             "steps": self._single_steps,
         }
-        return mix(sources, {"conversations": 3, "steps": 1})(state)
+        return mix(sources, {"conversations": 11, "beyond": 5, "steps": 4})(state)
 
     def _single_steps(self, state: State) -> Iterator[tuple[Example, State]]:
         tokenizer, index = self.tokenizer, state or 0
@@ -362,11 +367,26 @@ class Recipe:
 
     # ---- the result ------------------------------------------------------------------------------
 
+    @property
+    def start(self) -> Path:
+        return self.out / "start" / "checkpoint"
+
+    def export_start(self) -> None:
+        """With the experts as they are trained, not yet as they are stored."""
+        self._export("quantized", self.start, "hf-bf16")
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "model" / "checkpoint"
+
     def export(self) -> None:
         """The released checkpoint: Hugging Face layout, experts in MXFP4, greedy sampling
         recommended.
         """
-        tokenizer, extras = self.tokenizer, self.out / "extras"
+        self._export("rewards/train", self.checkpoint, "hf")
+
+    def _export(self, trained: str, place: Path, layout: Layout) -> None:
+        tokenizer, extras = self.tokenizer, self.out / "vocabulary" / "extras"
         extras.mkdir(exist_ok=True)
         tokenizer.save(extras / "tokenizer.json")
         stops = [tokenizer.special(name) for name in ("<|return|>", "<|call|>", "<|endoftext|>")]
@@ -375,59 +395,34 @@ class Recipe:
             "eos_token_id": stops,
             "bos_token_id": tokenizer.special("<|startoftext|>"),
         }
-        (extras / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-        model = load_weights(self.long, self.out / "quantized")
-        export(model, self.checkpoint, "hf", overwrite=True, companions=extras)
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.out / "model" / "checkpoint"
+        replace_file(extras / "generation_config.json", json.dumps(generation, indent=2) + "\n")
+        model = load_weights(self.long, self.out / trained)
+        export(model, place, layout, overwrite=True, companions=extras)
 
     def measure(self) -> None:
-        """Held-out accuracy of the exported checkpoint per task and effort, in `report.md`."""
-        llm = load(self.checkpoint, dtype="float32")
-        held_out = [
-            problem
-            for task in TASKS
-            for problem in problems(task, self.sizes.samples, split="held_out")
+        """Held-out accuracy of the exported checkpoint per task and effort, in `report.md`; of the
+        embedded model on the same problems, and the difference, in `compared.md`.
+        """
+        tasks = (*TASKS, *beyond.MIXTURE, *UNSEEN)
+        place, samples = self.out / "evaluation", self.sizes.samples
+        ours, ends = comparing.answered(self.checkpoint, tasks, samples)
+        replace_file(place / "report.md", f"{ours}\n\n{ends}\n")
+        theirs, their_ends = comparing.answered(base_folder("nano"), tasks, samples)
+        parts = [
+            "## The embedded model",
+            f"{theirs}\n\n{their_ends}",
+            "## This one",
+            f"{ours}\n\n{ends}",
+            "## The difference, in points",
+            comparing.compared(theirs, ours),
         ]
-        asked = list(cases(held_out, tuple(Effort)))
-        report, cut = evaluate(llm, asked, llm.params(max_tokens=512))
-        text = f"{report}\n\n{len(asked)} answers, {cut} cut short at 512 tokens\n"
-        (self.out / "evaluation" / "report.md").write_text(text)
-        print(text)
+        told = "\n\n".join(parts)
+        replace_file(place / "compared.md", f"{told}\n")
+        print(told)
 
-
-def labelled(seed: int, split: Split) -> tuple[list[str], list[str]]:
-    """Texts about the hazard, and whether each is benign, a near miss or restricted."""
-    drawn = [
-        hazard_document(example_random(seed, f"filter:{split}", n), split) for n in range(LABELLED)
-    ]
-    return [text for text, _ in drawn], [label for _, label in drawn]
-
-
-def vocabulary_texts(seed: int, count: int, country: World) -> Iterator[str]:
-    """Documents, and every text that conversations are rendered from."""
-    for document, _ in islice(corpus.documents(seed, country), count):
-        yield document.text
-    byte_level = train_tokenizer([], 256 + 9)
-    for conversation, _ in islice(conversations(seed), count):
-        for message in conversation.messages:
-            yield message_text(message, byte_level, conversation.has_function_tools)
-
-
-def message_text(message: Message, byte_level: Tokenizer, function_tools: bool) -> str:
-    """The words of a message as they will be encoded, header and all."""
-    ids = render_message(message, byte_level, function_tools=function_tools)
-    return byte_level.decode([i for i in ids if not byte_level.is_special(i)])
-
-
-def as_document(tokenizer: Tokenizer, text: str) -> list[int]:
-    return [
-        tokenizer.special("<|startoftext|>"),
-        *tokenizer.encode(text),
-        tokenizer.special("<|endoftext|>"),
-    ]
+    def count(self) -> None:
+        place = self.out / "counted"
+        counting.report(self.checkpoint, self.sizes.messages, self.config.seed, place)
 
 
 def keep_memory() -> None:

@@ -145,9 +145,14 @@ def test_endless_answers_are_counted_by_kind() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hierarchy", "polite"])
-def test_every_stage(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "setting", "made"),
+    [
+        ("hierarchy", "profile=smoke", "report/hierarchy.md"),
+        ("polite", "messages=6", "counted/counted.md"),
+    ],
+)
+def test_every_stage(name: str, setting: str, made: str, tmp_path: Path) -> None:
     recipe = str(ROOT / "recipes" / "aligning" / f"{name}.py")
-    assert main(["train", recipe, "--out", str(tmp_path / "run"), "profile=smoke"]) == 0
-    wanted = {"hierarchy": "report/hierarchy.md", "polite": "evaluation/report.md"}
-    assert "|" in (tmp_path / "run" / wanted[name]).read_text()
+    assert main(["train", recipe, "--out", str(tmp_path / "run"), setting]) == 0
+    assert "|" in (tmp_path / "run" / made).read_text()

@@ -762,4 +762,4 @@ def test_every_stage_and_experiment_on_a_micro_model(
     assert all(f"]({name}.svg)" in text for name in EXPERIMENTS)
     capsys.readouterr()
     assert main(["train", REPORT, "--out", str(out), "profile=smoke", "--resume"]) == 0
-    assert capsys.readouterr().out.count("done before") == 17  # phases
+    assert capsys.readouterr().out.count("done before") == 20  # phases

@@ -1,7 +1,7 @@
 """How a model answers what people say to it by the way: a thousand messages of small talk, other
 languages and nonsense, and how many of the answers never end.
 
-    ossia train recipes/aligning/polite.py --out runs/count profile=count model=nano
+    ossia train recipes/aligning/polite.py --out runs/count model=nano
 
 Knows a checkpoint and the messages of `ossia.tasks.limits`; trains nothing.
 """
@@ -19,7 +19,7 @@ from ossia.commands.respond import answer_all
 from ossia.figures import Share, markdown_table
 from ossia.files import replace_file
 from ossia.harmony import Conversation, Effort, Message, Role, SystemContent
-from ossia.llm import LLM
+from ossia.llm import LLM, load
 from ossia.tasks.environment import CUT, Ask, Given
 from ossia.tasks.limits.small_talk import message
 from ossia.tasks.problem import example_random
@@ -47,6 +47,13 @@ class Answer:
     def is_polite(self) -> bool:
         """Whether it says what the model can do, or greets."""
         return any(mark.lower() in self.final.lower() for mark in MARKS)
+
+
+def report(model: Path, number: int, seed: int, folder: Path) -> None:
+    """Count, write it into the folder, and say it."""
+    answers = count(load(model), messages(number, seed))
+    write(answers, folder)
+    print(table(answers))
 
 
 def messages(count: int, seed: int = 0) -> list[tuple[str, str]]:

@@ -31,8 +31,9 @@ from ossia.train.pipeline import watchers_of
 from ossia.train.run import Run, StepReport
 from ossia.train.settings import Hyperparameters
 from ossia.train.weights.export import load_weights
+from recipes.embedded.texts import as_document
 from recipes.experiments.results import Budget
-from recipes.nano import Recipe, as_document, keep_memory
+from recipes.nano import Recipe, keep_memory
 
 HELD_OUT = 100_000  # added to the seed of text that nothing is trained on
 

@@ -41,6 +41,7 @@ from ossia.train.length import token_losses
 from ossia.train.loop import train
 from ossia.train.pipeline import watchers_of
 from ossia.train.run import Run
+from recipes.embedded.texts import as_document
 from recipes.experiments.common import HELD_OUT, Lab, budget_of, trained
 from recipes.experiments.results import (
     Criterion,
@@ -54,7 +55,7 @@ from recipes.experiments.results import (
     over_items,
     write,
 )
-from recipes.nano import Recipe, as_document
+from recipes.nano import Recipe
 
 COMPOUNDS = 8  # of the chemistry's forty: as many as so short a training can teach
 CHANCE = 0.25

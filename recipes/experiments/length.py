@@ -27,6 +27,7 @@ from ossia.train.loop import train
 from ossia.train.pipeline import watchers_of
 from ossia.train.run import Run
 from ossia.train.weights.export import load_weights
+from recipes.embedded.texts import as_document
 from recipes.experiments.common import HELD_OUT, Lab, budget_of, losses
 from recipes.experiments.results import (
     Criterion,
@@ -43,7 +44,6 @@ from recipes.experiments.results import (
     share_of,
     write,
 )
-from recipes.nano import as_document
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 EDGES = (0, 64, 128, 256, 512, 1024, 2048, 4096)

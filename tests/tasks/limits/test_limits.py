@@ -13,9 +13,10 @@ import pytest
 from ossia.errors import ConfigError
 from ossia.harmony import Effort
 from ossia.tasks import Problem, grade, problems
-from ossia.tasks.limits.beyond import MAKERS, TOO_LARGE, beyond_question
+from ossia.tasks.limits.beyond import MAKERS, TOO_LARGE, WORDS, beyond_question
 from ossia.tasks.limits.small_talk import SHARES, message
 from ossia.tasks.problem import example_random
+from ossia.tasks.safety.scope import ONLY
 from ossia.tasks.world.facts import NOT_STATED
 
 
@@ -102,3 +103,10 @@ def test_messages_are_of_every_kind_and_thoughts_are_short() -> None:
     for problem in problems("limits", 60):
         lengths = [len(problem.turns[0].think(effort)) for effort in Effort]
         assert lengths == sorted(lengths)
+
+
+def test_greetings_have_replies_of_their_own() -> None:
+    for problem in some("greeting"):
+        assert problem.answer != ONLY and grade(problem, problem.answer, ()) == 1.0
+        assert grade(problem, ONLY, ()) == 0.0
+    assert not [ask for ask in WORDS.table("words")["ask"] if "meaning of" in ask]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -17,12 +17,18 @@ from ossia.errors import ConfigError
 from ossia.harmony import Effort
 from ossia.harmony.messages import ResponseFormat
 from ossia.tasks.answers import numbers
-from ossia.tasks.limits.small_talk import message
+from ossia.tasks.limits.small_talk import message, typed
 from ossia.tasks.numbers.arithmetic import ask, draw_one_step, turn_for
 from ossia.tasks.numbers.calculator import calculator_turn, declare, with_others
 from ossia.tasks.numbers.expressions import Op, Sign, in_split, text, value
 from ossia.tasks.problem import Call, Expect, Problem, Split, Tool, Turn, fits, split_of
-from ossia.tasks.safety.scope import KINDS, ONLY, scope_thoughts
+from ossia.tasks.safety.scope import (
+    KINDS,
+    ONLY,
+    REPLIED,
+    scope_thoughts,
+    scope_turn,
+)
 from ossia.tasks.words import Words
 from ossia.tasks.world.facts import NOT_STATED
 from ossia.tasks.world.names import CITIES, COUNTABLE, JOBS, NAMES, made_up_word
@@ -68,7 +74,8 @@ def large_sum(rng: Random, split: Split) -> Problem:
     expr = _large(rng, split)
     said = text(expr)
     asked = ask(rng, expr)
-    turn = Turn(asked, TOO_LARGE, partial(_too_large, said))
+    think = partial(_too_large, said)
+    turn = Turn(asked, TOO_LARGE, think)
     judge = partial(_guesses_nothing, expr)
     expect = Expect(contains="too large for me", judge=judge)
     return _problem(split, "large sum", turn, expect)
@@ -134,6 +141,14 @@ def out_of_depth(rng: Random, split: Split) -> Problem:
     turn = Turn(said, ONLY, think)
     expect = Expect(contains=outside.mark)
     return _problem(split, kind, turn, expect)
+
+
+def replied(rng: Random, split: Split) -> Problem:
+    """Greetings and the like among all the messages that have one reply: they have their own."""
+    turn, expect = scope_turn(rng, split, REPLIED)
+    user = typed(rng, turn.user)
+    said = replace(turn, user=user)
+    return _problem(split, "greeting", said, expect)
 
 
 # ---- two people ----------------------------------------------------------------------------------
@@ -277,7 +292,8 @@ MAKERS: Mapping[str, tuple[int, Make]] = {  # with shares in percent
     "large sum": (20, large_sum),
     "large sum, calculator": (15, large_sum_with_tool),
     "unknown word": (10, unknown_word),
-    "out of depth": (35, out_of_depth),
+    "out of depth": (27, out_of_depth),
+    "greeting": (8, replied),
     "two people": (20, two_people),
 }
 

@@ -69,7 +69,7 @@ def small_talk(rng: Random, split: Split) -> str:
     before = rng.choice(words["before"])
     after = rng.choice(words["after"])
     said = " ".join(sentences)
-    return _typed(rng, before + said + after)
+    return typed(rng, before + said + after)
 
 
 def _filled(rng: Random, template: str) -> str:
@@ -82,7 +82,7 @@ def _filled(rng: Random, template: str) -> str:
     return sentence(template)
 
 
-def _typed(rng: Random, text: str) -> str:
+def typed(rng: Random, text: str) -> str:
     """As people type."""
     luck = rng.random()
     if luck < 0.15:

@@ -55,6 +55,7 @@ KINDS = (
     Kind(0.06, "identity", SELF, "I am nano", "The user asks who I am."),
 )
 MARKS = tuple(kind.mark for kind in KINDS)
+REPLIED = KINDS[1:]  # small talk with a reply of its own
 
 
 def scope_thoughts(thought: str, out_of_scope: bool, effort: Effort) -> str:
@@ -69,11 +70,11 @@ def scope_thoughts(thought: str, out_of_scope: bool, effort: Effort) -> str:
             return f"{thought} I should say what I can do."
 
 
-def scope_turn(rng: Random, split: Split) -> tuple[Turn, Expect]:
+def scope_turn(rng: Random, split: Split, kinds: tuple[Kind, ...] = KINDS) -> tuple[Turn, Expect]:
     """A turn that is not about arithmetic or facts."""
-    shares = [kind.share for kind in KINDS]
+    shares = [kind.share for kind in kinds]
     while True:
-        kind = rng.choices(KINDS, shares)[0]
+        kind = rng.choices(kinds, shares)[0]
         said = _filled(rng, rng.choice(WORDS[kind.said]))
         if split_of(said) == split:
             break
