@@ -90,10 +90,11 @@ def _obstacles(model: Transformer) -> Iterator[str]:
     for name, width in (("hidden_size", c.hidden_size), ("head_dim", c.head_dim)):
         if width % LANES:
             yield f"{name} {width} is not a multiple of {LANES}, which the compiled kernels need"
-    if any(hasattr(p, "device_mesh") for p in model.parameters()):
+    in_parts = any(hasattr(p, "device_mesh") for p in model.parameters())
+    if in_parts or model.spread is not None:
         yield (
-            "the weights are spread over processes (parallel.fsdp, ep or tp); gather a copy in one "
-            "process"
+            "the weights are spread over processes (parallel.fsdp, ep or tp, or --parallel); take "
+            "them whole, in one process"
         )
     yield from chain.from_iterable(map(_in_module, model.modules()))
 
