@@ -176,7 +176,8 @@ async def test_nothing_remains_in_a_shared_database(
 
     settings = Settings(keys=KEYS, store_url=new_database, secret=b"s" * 16)
     made = {"containers": Containers(tmp_path), "builtin": [Python()]}
-    async with client_for(CALL.format(MARKER), settings=settings, **made) as client:
+    texts = [CALL.format(MARKER)] * 4 + [CALL.format(OTHER)]
+    async with client_for(*texts, settings=settings, **made) as client:
         await leave_traces(client, "ann", MARKER)
         other = {"x-api-key": "bob"}
         assert (await client.post("/v1/responses", json={"input": OTHER}, headers=other)).json()
@@ -194,11 +195,11 @@ async def test_nothing_remains_in_a_shared_database(
             await database.execute("VACUUM FULL")
             await database.execute("CHECKPOINT")
             found = []
-            for (name,) in await database.fetch(
-                "SELECT pg_relation_filepath(oid) FROM pg_class WHERE relkind IN ('r', 'i', 't')"
+            for name, relation in await database.fetch(
+                "SELECT pg_relation_filepath(oid), relname FROM pg_class WHERE relkind IN ('r', 'i', 't')"
             ):
                 data = await database.fetchval("SELECT pg_read_binary_file($1)", name)
-                found += [name] if MARKER.encode() in data else []
+                found += [relation] if MARKER.encode() in data else []
             assert not found
         finally:
             await database.close()
