@@ -195,9 +195,8 @@ async def test_nothing_remains_in_a_shared_database(
             await database.execute("VACUUM FULL")
             await database.execute("CHECKPOINT")
             found = []
-            for name, relation in await database.fetch(
-                "SELECT pg_relation_filepath(oid), relname FROM pg_class WHERE relkind IN ('r', 'i', 't')"
-            ):
+            files = "SELECT pg_relation_filepath(oid), relname FROM pg_class"
+            for name, relation in await database.fetch(f"{files} WHERE relkind IN ('r', 'i', 't')"):
                 data = await database.fetchval("SELECT pg_read_binary_file($1)", name)
                 found += [relation] if MARKER.encode() in data else []
             assert not found
