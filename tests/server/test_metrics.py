@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from ossia.tools.containers import Containers
 
 SAYS = (
     "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hi "
@@ -64,6 +68,18 @@ async def test_names_of_vllm(client_for: Any) -> None:
     ):
         assert found[f"ossia:{name}"] == 0, name
     assert found["process_resident_memory_bytes"] > 0
+
+
+async def test_the_documents_name_all_of_them(client_for: Any, tmp_path: Path) -> None:
+    """And only those that there are."""
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text("utf-8")
+    section = text.partition("### Metrics")[2].partition("\n## ")[0]
+    async with client_for(SAYS, containers=Containers(tmp_path)) as client:
+        told = (await client.get("/metrics")).text
+    ours = (each for each in text_string_to_metric_families(told) if "ossia:" in each.name)
+    families = [each for each in ours if not each.name.endswith("_created")]
+    found = {each.name + ("_total" if each.type == "counter" else "") for each in families}
+    assert set(re.findall(r"`(ossia:\w+)`", section)) == found
 
 
 async def test_one_answer(client_for: Any) -> None:

@@ -165,3 +165,40 @@ async def test_what_is_too_old_goes_while_nobody_asks(
         await service.store.scrub()
         containers.settle()
         assert not bytes_in(tmp_path, MARKER)
+
+
+@pytest.mark.slow
+async def test_nothing_remains_in_a_shared_database(
+    client_for: Any, new_database: str, tmp_path: Path
+) -> None:
+    """Not in a row; and once the database has made new files, not in these."""
+    import asyncpg
+
+    settings = Settings(keys=KEYS, store_url=new_database, secret=b"s" * 16)
+    made = {"containers": Containers(tmp_path), "builtin": [Python()]}
+    texts = [CALL.format(MARKER)] * 4 + [CALL.format(OTHER)]
+    async with client_for(*texts, settings=settings, **made) as client:
+        await leave_traces(client, "ann", MARKER)
+        other = {"x-api-key": "bob"}
+        assert (await client.post("/v1/responses", json={"input": OTHER}, headers=other)).json()
+        gone = await client.delete("/v1/users/ann", headers=BOSS)
+        assert gone.status_code == 200 and gone.json()["counts"]["responses"] == 3
+        database = await asyncpg.connect(new_database)
+        try:
+            owners = set()
+            for table in ("entry", "approved", "thought", "account"):
+                owners |= {row[0] for row in await database.fetch(f"SELECT owner FROM {table}")}
+            assert owners == {"bob"}
+            for table in ("item", "part"):
+                query = f"SELECT count(*) FROM {table} WHERE entry NOT IN (SELECT key FROM entry)"
+                assert await database.fetchval(query) == 0
+            await database.execute("VACUUM FULL")
+            await database.execute("CHECKPOINT")
+            found = []
+            files = "SELECT pg_relation_filepath(oid), relname FROM pg_class"
+            for name, relation in await database.fetch(f"{files} WHERE relkind IN ('r', 'i', 't')"):
+                data = await database.fetchval("SELECT pg_read_binary_file($1)", name)
+                found += [relation] if MARKER.encode() in data else []
+            assert not found
+        finally:
+            await database.close()

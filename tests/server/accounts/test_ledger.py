@@ -5,7 +5,7 @@ all.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,7 +14,8 @@ from ossia.server.access import Access, Caller, Lease, secret_digest
 from ossia.server.accounts.ledger import Ledger
 from ossia.server.accounts.tally import DAY, Used
 from ossia.server.settings import ApiKey, Limits
-from ossia.server.store.protocol import StoreUnreachable
+from ossia.server.store.postgres import Postgres
+from ossia.server.store.protocol import Database, StoreUnreachable
 from ossia.server.store.sqlite import Sqlite
 from ossia.server.store.store import Store
 from ossia.turn.events import Usage
@@ -33,11 +34,12 @@ def anyio_backend() -> str:
 class Fleet:
     """Servers of one store, and a clock that all of them have."""
 
+    database: Database
     now: float = NOON
     store: Store = field(init=False)
 
     def __post_init__(self) -> None:
-        self.store = Store(Sqlite(None), 1e9, 1 << 30, clock=lambda: self.now)
+        self.store = Store(self.database, 1e9, 1 << 30, clock=lambda: self.now)
 
     def server(self, *, shared: bool = True, model: str = "m", **limits: int) -> Server:
         keys = [ApiKey(name, secret_digest(name), Limits(**limits)) for name in ("ann", "bob")]
@@ -55,6 +57,10 @@ class Server:
     def caller(self, name: str = "ann") -> Caller:
         return self.access.caller({"x-api-key": name})
 
+    async def told(self) -> None:
+        """Until the other servers know what is said at once."""
+        await asyncio.gather(*self.ledger._soon)
+
     async def ask(self, usage: Usage = NOTHING, name: str = "ann") -> str | None:
         """A request and its end: the code of its refusal, or None."""
         lease = Lease(self.access, self.caller(name), name)
@@ -64,12 +70,21 @@ class Server:
         if refusal is None:
             lease.caller.spend(usage)
         lease.release()
-        await asyncio.sleep(0)
+        await self.told()
         return None if refusal is None else refusal.code
 
 
-async def test_sums_by_day_caller_and_model() -> None:
-    fleet = Fleet()
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.slow)])
+async def fleet(request: pytest.FixtureRequest) -> AsyncIterator[Fleet]:
+    database: Database = Sqlite(None)
+    if request.param == "postgres":
+        database = Postgres(request.getfixturevalue("new_database"))
+    await database.open()
+    yield Fleet(database)
+    await database.close()
+
+
+async def test_sums_by_day_caller_and_model(fleet: Fleet) -> None:
     one = fleet.server(shared=False)
     other = fleet.server(shared=False, model="n")
     await one.ask(Usage(10, 4, 3))
@@ -105,8 +120,9 @@ async def all_of(server: Server) -> list:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-async def test_a_days_tokens_are_one_sum_over_servers_and_restarts(shared: bool) -> None:
-    fleet = Fleet()
+async def test_a_days_tokens_are_one_sum_over_servers_and_restarts(
+    shared: bool, fleet: Fleet
+) -> None:
     one, other = (fleet.server(shared=shared, tokens_per_day=100) for _ in range(2))
     assert await one.ask(Usage(30, 0, 30)) is None
     assert await other.ask() is None
@@ -124,8 +140,7 @@ async def test_a_days_tokens_are_one_sum_over_servers_and_restarts(shared: bool)
         assert await server.ask() is None
 
 
-async def test_limits_of_a_minute_hold_over_all_servers() -> None:
-    fleet = Fleet()
+async def test_limits_of_a_minute_hold_over_all_servers(fleet: Fleet) -> None:
     one, other = (fleet.server(tokens_per_minute=600) for _ in range(2))
     await one.ask(Usage(500))
     await other.ask()
@@ -139,8 +154,7 @@ async def test_limits_of_a_minute_hold_over_all_servers() -> None:
     assert one.caller().tokens_left == pytest.approx(10)
 
 
-async def test_calls_of_tools_and_pages_too() -> None:
-    fleet = Fleet()
+async def test_calls_of_tools_and_pages_too(fleet: Fleet) -> None:
     one, other = (fleet.server(tool_seconds_per_minute=60, pages_per_minute=6) for _ in range(2))
     await one.ask()
     one.caller().tool_seconds.spend(70)
@@ -153,8 +167,7 @@ async def test_calls_of_tools_and_pages_too() -> None:
     assert not other.caller().tool_seconds.is_used_up and not other.caller().pages.is_used_up
 
 
-async def test_samples_at_a_time_count_over_all_servers() -> None:
-    fleet = Fleet()
+async def test_samples_at_a_time_count_over_all_servers(fleet: Fleet) -> None:
     one, other = (fleet.server(concurrent=2) for _ in range(2))
     leases = [Lease(server.access, server.caller(), "ann") for server in (one, other)]
     for lease, server in zip(leases, (one, other), strict=True):
@@ -163,10 +176,10 @@ async def test_samples_at_a_time_count_over_all_servers() -> None:
         assert lease.caller.refusal(0) is None
     assert await one.ask() == await other.ask() == "concurrency_limit_exceeded"
     leases[0].release()
-    await asyncio.gather(*one.ledger._soon)  # it is told at once
+    await one.told()
     assert await other.ask() is None and await one.ask() is None
     leases[1].release()
-    await asyncio.gather(*other.ledger._soon)
+    await other.told()
     leases[0].hold()
     await one.ledger.admit(one.caller())
     assert await other.ask() is None
@@ -181,9 +194,8 @@ async def test_samples_at_a_time_count_over_all_servers() -> None:
 
 
 async def test_a_server_alone_asks_nothing_before_a_request(
-    monkeypatch: pytest.MonkeyPatch,
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fleet = Fleet()
     server = fleet.server(shared=False, concurrent=2, tokens_per_minute=9)
 
     def none() -> None:
@@ -195,10 +207,9 @@ async def test_a_server_alone_asks_nothing_before_a_request(
 
 
 async def test_a_store_that_fails_loses_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Limits hold by what this server knows; one line says so, however many callers there are."""
-    fleet = Fleet()
     server = fleet.server(tokens_per_minute=600)
     await server.ask(Usage(100))
     await server.ask(Usage(5), "bob")
@@ -217,8 +228,7 @@ async def test_a_store_that_fails_loses_nothing(
     assert [each.used.prompt for each in await all_of(server)] == [700, 5]
 
 
-async def test_many_at_the_same_time_add_up() -> None:
-    fleet = Fleet()
+async def test_many_at_the_same_time_add_up(fleet: Fleet) -> None:
     servers = [fleet.server(tokens_per_minute=10**9) for _ in range(3)]
     asked: list[Callable] = [servers[n % 3].ask for n in range(60)]
     await asyncio.gather(*(ask(Usage(1, 1, 2)) for ask in asked))

@@ -30,7 +30,12 @@ class Used:
         self.output += usage.completion
 
     def __sub__(self, other: Used) -> Used:
-        return Used(*(getattr(self, each) - getattr(other, each) for each in KINDS))
+        return Used(
+            self.prompt - other.prompt,
+            self.cached - other.cached,
+            self.output - other.output,
+            self.calls - other.calls,
+        )
 
     @property
     def tokens(self) -> int:
