@@ -381,9 +381,7 @@ class Store:
         self._touch(db, key, grown)
         return made
 
-    def _find(
-        self, db: sqlite3.Cursor, owner: str, id: str
-    ) -> tuple[int, dict[str, Any]] | None:
+    def _find(self, db: sqlite3.Cursor, owner: str, id: str) -> tuple[int, dict[str, Any]] | None:
         """A conversation's key and wire object."""
         where = "kind = 'conversation' AND owner = ? AND id = ? AND expires > ?"
         query = f"SELECT key, body FROM entry WHERE {where}"
