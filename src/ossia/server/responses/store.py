@@ -36,6 +36,7 @@ APPLICATION = 0x6F737369  # "ossi" in the file's header: it is ours
 VERSION = 5  # of the tables below
 UNFINISHED = ("queued", "in_progress")  # statuses of a response that an answer is still to change
 SHORT = 256 << 10  # bytes that are compressed in a few milliseconds
+WINDOW = 32 << 10  # bytes that zlib looks back
 ZLIB = b"\x78"  # how what zlib wrote begins, and JSON never does
 OVERHEAD = 256  # bytes of a row besides its JSON: keys, indexes
 
@@ -192,6 +193,7 @@ class Store:
         self._lock = threading.RLock()
         # One cursor for all: of each, the connection would keep a reference, small and for long.
         self._db = _opened(path).cursor()
+        self._alike = b""  # what compressed responses are compared with: the first one
 
     def close(self) -> None:
         with self._lock:
@@ -265,9 +267,9 @@ class Store:
             StoredResponse(
                 id,
                 owner,
-                _read(body),
-                _read(history),
-                _read(given),
+                self._read(body),
+                self._read(history),
+                self._read(given),
                 expires,
                 thread or "",
             )
@@ -276,7 +278,17 @@ class Store:
 
     def _packed(self, data: bytes) -> bytes:
         """In memory, it takes less of it; what is long would hold up everybody."""
-        return zlib.compress(data, 1) if self.path is None and len(data) <= SHORT else data
+        if self.path is not None or len(data) > SHORT:
+            return data
+        with self._lock:
+            self._alike = self._alike or data[:WINDOW]
+        packing = zlib.compressobj(1, zdict=self._alike)
+        return packing.compress(data) + packing.flush()
+
+    def _read(self, data: bytes) -> Any:
+        if data.startswith(ZLIB):
+            data = zlib.decompressobj(zdict=self._alike).decompress(data)
+        return orjson.loads(data)
 
     # Conversations: {"id", "object": "conversation", "created_at", "metadata"}
 
@@ -463,10 +475,6 @@ class Store:
         while db.execute("SELECT bytes FROM used").fetchone()[0] > self.limit:
             if db.execute(oldest).rowcount == 0:
                 break  # approved calls of a store that was allowed to be larger
-
-
-def _read(data: bytes) -> Any:
-    return orjson.loads(zlib.decompress(data) if data.startswith(ZLIB) else data)
 
 
 # The file
