@@ -27,7 +27,7 @@ from ossia.server.chat.request import prompt_of
 from ossia.server.chat.types import ChatMessage, ChatRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
-from ossia.server.wire.fields import Part, api_router
+from ossia.server.wire.fields import ListOf, Part, api_router
 from ossia.server.wire.replies import documented, reply
 from ossia.tools.browser import Browser, LimitedBrowser
 from ossia.tools.kinds import BROWSER
@@ -47,7 +47,7 @@ ROLES = {"eos_token": "<|return|>", "pad_token": "<|endoftext|>"}
 T = TypeVar("T")
 
 
-Messages = Annotated[list[ChatMessage], Field(min_length=1)]
+Messages = Annotated[ListOf[ChatMessage], Field(min_length=1)]
 
 
 class TokenizeRequest(ChatRequest):
@@ -65,7 +65,7 @@ class TokenizeRequest(ChatRequest):
 
 
 class DetokenizeRequest(Part):
-    tokens: list[Annotated[StrictInt, Field(ge=0)]]
+    tokens: ListOf[Annotated[StrictInt, Field(ge=0)]]
     model: str | None = None
 
 

@@ -15,6 +15,7 @@ from ossia.engine.request import TopLogprobs
 from ossia.server.wire.fields import (
     ApiRequest,
     EffortWord,
+    ListOf,
     Metadata,
     Part,
     StreamFields,
@@ -62,13 +63,13 @@ class TemplateWishes(Part):
 
 
 class ChatRequest(ApiRequest, StreamFields, SamplingFields):
-    messages: Annotated[list[ChatMessage], MinLen(1)]
+    messages: Annotated[ListOf[ChatMessage], MinLen(1)]
 
     # Tools
-    tools: list[Object] | None = None
+    tools: ListOf[Object] | None = None
     tool_choice: StringOrObject = None
     parallel_tool_calls: bool | None = None
-    functions: Annotated[list[Object] | None, OLD] = None
+    functions: Annotated[ListOf[Object] | None, OLD] = None
     function_call: Annotated[StringOrObject, OLD] = None
     web_search_options: Object | None = None
 
@@ -99,7 +100,7 @@ class ChatRequest(ApiRequest, StreamFields, SamplingFields):
     # Formats under the names that vLLM has for them
     guided_json: StringOrObject = None
     guided_regex: str | None = None
-    guided_choice: Annotated[list[str], MinLen(1)] | None = None
+    guided_choice: Annotated[ListOf[str], MinLen(1)] | None = None
     guided_grammar: str | None = None
     structured_outputs: Object | None = None
 

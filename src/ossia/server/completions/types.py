@@ -15,7 +15,7 @@ from ossia.engine.request import SamplingParams, TopLogprobs
 from ossia.errors import PromptTooLong
 from ossia.server.service import Service
 from ossia.server.wire.errors import bad
-from ossia.server.wire.fields import ApiRequest, StreamFields, wrong
+from ossia.server.wire.fields import ApiRequest, ListOf, StreamFields, wrong
 from ossia.server.wire.sampling import (
     SamplingFields,
     StopStrings,
@@ -46,7 +46,7 @@ def _prompt(value: Any) -> Any:
     raise wrong("must be a string, a list of strings, a list of token ids, or a list of such lists")
 
 
-Prompt = str | list[str] | list[int] | list[list[int]] | None
+Prompt = str | ListOf[str] | ListOf[int] | ListOf[ListOf[int]] | None
 
 
 class CompletionRequest(ApiRequest, StreamFields, SamplingFields):

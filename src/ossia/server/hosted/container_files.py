@@ -7,9 +7,9 @@ and the wire; nothing of answers.
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import IO, Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Depends
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
@@ -20,7 +20,7 @@ from ossia.server.hosted.containers import Place, refused
 from ossia.server.hosted.uploads import Upload
 from ossia.server.service import Service
 from ossia.server.wire.errors import bad
-from ossia.server.wire.fields import At, api_router
+from ossia.server.wire.fields import At, api_router, plain_json
 from ossia.server.wire.forms import BYTES, FIELDS, check_form, kind_of, pieces, saved_as
 from ossia.server.wire.lists import DELETED_SCHEMA, LIST_SCHEMA, Page, paging
 from ossia.server.wire.replies import documented, reply
@@ -144,8 +144,8 @@ def _add_content(routes: APIRouter, service: Service) -> None:
 async def _named(service: Service, place: Place, request: Request) -> Upload:
     """The upload that a JSON body names. Raises `ApiError`."""
     try:
-        body = orjson.loads(await request.body())
-    except orjson.JSONDecodeError as error:
+        body = plain_json(await request.body())
+    except json.JSONDecodeError as error:
         raise bad("the body is not JSON", "file_id") from error
     fields = At(body, "the body").object()
     id = At(fields["file_id"].value, "file_id")

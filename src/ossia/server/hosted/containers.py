@@ -18,7 +18,7 @@ from ossia.server.access import Caller, caller_of
 from ossia.server.hosted.attached import Attached
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
-from ossia.server.wire.fields import Part, api_router
+from ossia.server.wire.fields import ListOf, Part, api_router
 from ossia.server.wire.lists import DELETED_SCHEMA, LIST_SCHEMA, Page, paging
 from ossia.server.wire.replies import documented, reply
 from ossia.tools import SessionKey, Toolbox
@@ -57,7 +57,7 @@ class ContainerWishes(Part):
     """What may be asked of a container, by its own route and by a tool's declaration."""
 
     expires_after: ExpiresAfter | None = None
-    file_ids: list[str] | None = None
+    file_ids: ListOf[str] | None = None
     memory_limit: Literal["1g", "4g", "16g", "64g"] | None = None
     network_policy: NetworkPolicy | None = None
 

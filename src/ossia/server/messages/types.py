@@ -15,7 +15,7 @@ from ossia.server.messages.server_tools import RECIPIENTS, as_ours, uses_of
 from ossia.server.service import Effort, Service
 from ossia.server.wire.content import text_of
 from ossia.server.wire.errors import NO_THREADS, bad
-from ossia.server.wire.fields import ApiRequest, At, EffortWord, Part, StringOrObjects
+from ossia.server.wire.fields import ApiRequest, At, EffortWord, ListOf, Part, StringOrObjects
 from ossia.server.wire.format import AnswerFormat, answer_format
 from ossia.server.wire.sampling import MaxTokens, SamplingFields, StopList
 from ossia.server.wire.tools import ToolReader
@@ -63,9 +63,9 @@ class OutputConfig(Part):
 class CountRequest(ApiRequest):
     """The body of a request to count tokens. Fields without a meaning for text are ignored."""
 
-    messages: Annotated[list[WireMessage], MinLen(1)]
+    messages: Annotated[ListOf[WireMessage], MinLen(1)]
     system: StringOrObjects = None
-    tools: list[dict[str, Any]] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

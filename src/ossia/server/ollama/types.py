@@ -15,7 +15,7 @@ from ossia.engine.request import Repetition, SamplingParams, TopLogprobs
 from ossia.server.service import EFFORTS, Effort, Service
 from ossia.server.wire.content import UNSUPPORTED
 from ossia.server.wire.errors import bad
-from ossia.server.wire.fields import STRING, ApiRequest, At, Part, StringOrObject, either
+from ossia.server.wire.fields import STRING, ApiRequest, At, ListOf, Part, StringOrObject, either
 from ossia.server.wire.format import AnswerFormat, answer_format
 from ossia.server.wire.sampling import SamplingFields, StopStrings
 
@@ -103,8 +103,8 @@ class OllamaMessage(Part):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
     thinking: str | None = None
-    images: list[Any] | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    images: ListOf[Any] | None = None
+    tool_calls: ListOf[dict[str, Any]] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -112,8 +112,8 @@ class OllamaMessage(Part):
 class ChatRequest(OllamaRequest):
     """POST /api/chat. Without messages the model is only to be loaded, which it is."""
 
-    messages: list[OllamaMessage] | None = None
-    tools: list[dict[str, Any]] | None = None
+    messages: ListOf[OllamaMessage] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
 
 
 class GenerateRequest(OllamaRequest):
@@ -121,9 +121,9 @@ class GenerateRequest(OllamaRequest):
 
     prompt: str | None = None
     system: str | None = None
-    images: list[Any] | None = None
+    images: ListOf[Any] | None = None
     template: str | None = None
-    context: list[int] | None = None
+    context: ListOf[int] | None = None
     raw: bool | None = None
 
     def check_supported(self) -> None:

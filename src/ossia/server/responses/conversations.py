@@ -20,7 +20,7 @@ from ossia.server.responses.stored import including
 from ossia.server.service import Service
 from ossia.server.store.protocol import StoreFull
 from ossia.server.wire.errors import ApiError
-from ossia.server.wire.fields import Metadata, Part, api_router
+from ossia.server.wire.fields import ListOf, Metadata, Part, api_router
 from ossia.server.wire.lists import DELETED_SCHEMA, LIST_SCHEMA, Page, listed, paging
 from ossia.server.wire.replies import documented, reply
 
@@ -28,7 +28,7 @@ AT_ONCE = 20  # items
 
 
 Items = Annotated[
-    list[dict[str, Any]], Field(max_length=AT_ONCE), WithJsonSchema(items_schema(AT_ONCE))
+    ListOf[dict[str, Any]], Field(max_length=AT_ONCE), WithJsonSchema(items_schema(AT_ONCE))
 ]
 
 

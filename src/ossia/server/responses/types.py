@@ -26,6 +26,7 @@ from ossia.server.wire.fields import (
     STRING,
     ApiRequest,
     EffortWord,
+    ListOf,
     Metadata,
     Part,
     StringOrObject,
@@ -65,7 +66,7 @@ class PromptRequest(ApiRequest):
     instructions: str | None = None
     previous_response_id: str | None = None
     conversation: StringOrObject = None
-    tools: list[dict[str, Any]] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: StringOrObject = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningWishes | None = None
@@ -113,14 +114,14 @@ class ResponseRequest(PromptRequest, SamplingFields):
     stream: bool | None = None
     store: bool | None = None
     background: bool | None = None
-    include: list[str] | None = None
+    include: ListOf[str] | None = None
     metadata: Metadata | None = None
     max_output_tokens: MaxTokens | None = None
     max_tool_calls: Annotated[int, Ge(0)] | None = None
     top_logprobs: TopLogprobs | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    context_management: list[ContextManagement] | None = None
+    context_management: ListOf[ContextManagement] | None = None
     stop: StopStrings = ()  # beyond the API, as other servers have it
 
     @property

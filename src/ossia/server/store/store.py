@@ -30,10 +30,9 @@ from ossia.server.store.tables import (
     OVERHEAD,
     PREFIXES,
     UNFINISHED,
+    Packing,
     StoredResponse,
-    packed,
     plain,
-    unpacked,
 )
 from ossia.turn.events import new_id
 
@@ -104,6 +103,7 @@ class Store:
         self.ttl = ttl
         self.limit = limit
         self.clock = clock or database.clock
+        self._packing = Packing()
         self._swept = 0.0  # when what has expired was last removed
         self.observe: Observe = lambda operation, seconds: None
         self._lasts = {"response": ttl, "conversation": ttl}
@@ -221,10 +221,15 @@ class Store:
         query = f"SELECT {COLUMNS} FROM entry WHERE kind = 'response' AND expires > $1 AND {where}"
         async with self.session() as db:
             rows = await db.all(f"{query} ORDER BY written", self.clock(), *values)
-        return [_stored(row) for row in rows]
+        return [self._stored(row) for row in rows]
+
+    def _stored(self, row: Row) -> StoredResponse:
+        id, owner, body, history, given, expires, thread, home = row
+        parts = map(self._packing.unpacked, (body, history, given))
+        return StoredResponse(id, owner, *parts, expires, thread or "", home)
 
     def _packed(self, data: bytes) -> bytes:
-        return packed(data) if self.database.packs else data
+        return self._packing.packed(data) if self.database.packs else data
 
     # Conversations: {"id", "object": "conversation", "created_at", "metadata"}
 
@@ -416,9 +421,3 @@ async def _used(db: Statements) -> int:
     found = await db.one("SELECT bytes FROM used")
     assert found is not None
     return int(found[0])
-
-
-def _stored(row: Row) -> StoredResponse:
-    id, owner, body, history, given, expires, thread, home = row
-    parts = (unpacked(body), unpacked(history), unpacked(given))
-    return StoredResponse(id, owner, *parts, expires, thread or "", home)

@@ -14,6 +14,7 @@ from ossia.tools.kinds import KINDS
 
 UNFINISHED = ("queued", "in_progress")  # statuses of a response that an answer is still to change
 OVERHEAD = 256  # bytes of a row besides its JSON: keys, indexes
+WINDOW = 32 << 10  # bytes that zlib looks back
 SHORT = 256 << 10  # bytes that are compressed in a few milliseconds
 UNKEPT = re.compile("[\0\ud800-\udfff]")
 ZLIB = b"\x78"  # how what zlib wrote begins, and JSON never does
@@ -74,11 +75,22 @@ def plain(values: Sequence[Any]) -> list[Any]:
     return [UNKEPT.sub("\ufffd", each) if isinstance(each, str) else each for each in values]
 
 
-def packed(data: bytes) -> bytes:
-    """What is long would hold up everybody, and stays as it is."""
-    return zlib.compress(data, 1) if len(data) <= SHORT else data
+class Packing:
+    """Compresses JSON as what is different from the first that came: responses are alike."""
 
+    def __init__(self) -> None:
+        self._alike = b""
 
-def unpacked(data: bytes) -> Any:
-    """JSON, packed or not."""
-    return orjson.loads(zlib.decompress(data) if data.startswith(ZLIB) else data)
+    def packed(self, data: bytes) -> bytes:
+        """What is long would hold up everybody, and stays as it is."""
+        if len(data) > SHORT:
+            return data
+        self._alike = self._alike or data[:WINDOW]
+        packing = zlib.compressobj(1, zdict=self._alike)
+        return packing.compress(data) + packing.flush()
+
+    def unpacked(self, data: bytes) -> Any:
+        """JSON, packed or not."""
+        if data.startswith(ZLIB):
+            data = zlib.decompressobj(zdict=self._alike).decompress(data)
+        return orjson.loads(data)

@@ -12,12 +12,20 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,7 +35,13 @@ from ossia.tools.texts import without_halves
 PAIRS = 16  # of metadata, at most
 KEY = 64  # characters of a key in it
 VALUE = 512  # characters of a value in it
+# Of a body. Each list or object takes some microseconds in which nobody else is answered: this is
+# several times what the longest conversation has. Other values are cheaper, as are token ids.
+MOST_PARTS = 1 << 16
+MOST_STRINGS = 1 << 20
+MOST_VALUES = 1 << 22
 
+STRINGS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 HALF = re.compile("[\ud800-\udfff]")
 STRING: dict[str, Any] = {"type": "string"}
 OBJECT: dict[str, Any] = {"type": "object"}
@@ -72,14 +86,31 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 # ---- bodies ----
 
 
+def check_amount(text: str) -> None:
+    """Raises `HTTPException` for a body that holds too much to be read while others wait."""
+    marks = text.count('"') - text.count('\\"')  # as many as begin and end strings, or fewer
+    is_much = marks > 2 * MOST_STRINGS or not (
+        _holds_little(text) or _holds_little(STRINGS.sub("", text))
+    )
+    if is_much:
+        most = f"{MOST_PARTS} lists and objects, {MOST_STRINGS} strings or {MOST_VALUES} values"
+        raise HTTPException(400, f"the body has more than {most}: send less at a time")
+
+
+def _holds_little(text: str) -> bool:
+    parts = text.count("[") + text.count("{")
+    return parts <= MOST_PARTS and parts + text.count(",") <= MOST_VALUES
+
+
 def plain_json(raw: bytes) -> Any:
     """The value of a body. Half a surrogate pair, left by a client that cut a text in the middle of
     a character, is U+FFFD: in a history it would come again with every request. Raises
     `json.JSONDecodeError` also for what Python's reader accepts and other programs do not: NaN and
-    infinite numbers.
+    infinite numbers, and `HTTPException` as `check_amount`.
     """
     try:
         text = raw.decode(json.detect_encoding(raw), "surrogatepass")
+        check_amount(text)
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         if "\\ud" in text or "\\uD" in text or HALF.search(text):
             value = without_halves(value)
@@ -124,6 +155,10 @@ def api_router(*tags: str, **options: Any) -> APIRouter:
 
 
 # ---- types ----
+
+T = TypeVar("T")
+# The first wrong item is told, and no others are looked for: there may be a million.
+ListOf = Annotated[list[T], Field(fail_fast=True)]
 
 
 class Part(BaseModel):
@@ -192,9 +227,13 @@ StringOrObject = Annotated[Any, either(STRING, OBJECT)]
 StringOrObjects = Annotated[Any, either(STRING, {"type": "array", "items": OBJECT})]
 
 
-def _small(pairs: dict[str, str]) -> dict[str, str]:
-    if len(pairs) > PAIRS:
+def _few(pairs: Any) -> Any:
+    if isinstance(pairs, dict) and len(pairs) > PAIRS:
         raise wrong(f"must have at most {PAIRS} pairs, found {len(pairs)}")
+    return pairs
+
+
+def _small(pairs: dict[str, str]) -> dict[str, str]:
     for key, text in pairs.items():
         if len(key) > KEY:
             raise wrong(f"must have keys of at most {KEY} characters, found {key[:KEY]!r}...")
@@ -204,7 +243,10 @@ def _small(pairs: dict[str, str]) -> dict[str, str]:
 
 
 Metadata = Annotated[
-    dict[str, str], AfterValidator(_small), Field(json_schema_extra={"maxProperties": PAIRS})
+    dict[str, str],
+    BeforeValidator(_few),
+    AfterValidator(_small),
+    Field(json_schema_extra={"maxProperties": PAIRS}),
 ]
 
 

@@ -22,7 +22,7 @@ from ossia.engine.request import (
     TopP,
 )
 from ossia.server.wire.errors import bad
-from ossia.server.wire.fields import STRING, Part, either, wrong
+from ossia.server.wire.fields import STRING, ListOf, Part, either, wrong
 
 NO_LIMIT = (1 << 31) - 1  # tokens
 MAX_SCORES = 4 << 20  # log-probabilities of the prompts of a request: each takes memory and text
@@ -53,6 +53,14 @@ StopList = Annotated[
 ]
 
 
+def _numbers(biases: Any) -> Any:
+    """Of those that are no numbers the first alone: pydantic would tell of each."""
+    for key, bias in biases.items() if isinstance(biases, dict) else ():
+        if not isinstance(bias, int | float) or isinstance(bias, bool):
+            return {key: bias}
+    return biases
+
+
 def without_limit(value: Any) -> Any:
     """-1, which other servers' clients write for no limit, as a number that no answer reaches."""
     return NO_LIMIT if type(value) is int and value == -1 else value
@@ -75,11 +83,13 @@ class SamplingFields(Part):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Repetition | None = None
-    logit_bias: dict[str, float] | None = Field(None, description="By token id.")
+    logit_bias: Annotated[dict[str, float] | None, BeforeValidator(_numbers)] = Field(
+        None, description="By token id."
+    )
     # The end, in vLLM's words
     min_tokens: MinTokens | None = Field(None, description="Nothing ends the answer before.")
     ignore_eos: bool | None = Field(None, description="The model itself cannot end the answer.")
-    stop_token_ids: list[int] | None = Field(None, description="Tokens that end the answer.")
+    stop_token_ids: ListOf[int] | None = Field(None, description="Tokens that end the answer.")
 
     @property
     def holds_on(self) -> bool:
