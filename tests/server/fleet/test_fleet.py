@@ -19,7 +19,7 @@ import pytest
 from amounts import thorough
 from front import router
 
-from .conftest import Pair, in_turn
+from .conftest import Pair, in_turn, two_servers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 CONVERSATIONS = 200 if thorough() else 40
@@ -70,11 +70,8 @@ async def by_response(client: httpx.AsyncClient, n: int) -> None:
     for turn in range(TURNS):
         text = f"{n}, turn {turn}"
         last = await asked(client, text, previous_response_id=last.get("id"))
-    listed = await client.get(f"/v1/responses/{last['id']}/input_items")
-    said = [
-        each["content"][0]["text"] for each in listed.json()["data"] if each.get("role") == "user"
-    ]
-    assert said == [f"{n}, turn {turn}" for turn in range(TURNS)]
+    listed = (await client.get(f"/v1/responses/{last['id']}/input_items")).json()
+    assert questions(listed) == [f"{n}, turn {turn}" for turn in range(TURNS)]
 
 
 async def by_conversation(client: httpx.AsyncClient, n: int) -> None:
@@ -183,3 +180,22 @@ async def test_one_is_killed(pair: Pair) -> None:
         assert (await events_of(two, dies))[-1]["type"] == "response.failed"
         goes_on = (await two.get(f"/v1/responses/{stays}")).json()
         assert goes_on["status"] in ("in_progress", "completed", "incomplete")
+
+
+async def test_a_keys_limit_holds_over_both(new_database: str, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("ann ann-s-key tokens-per-day=300\nbob bob-s-key\n")
+    shared = ("--api-key-file", str(keys))
+    with two_servers(new_database, tmp_path, shared, shared) as pair:
+        async with asking(pair.one.url) as one, asking(pair.two.url) as two:
+            body = {"input": "Hi", "max_output_tokens": 4, "store": False}
+
+            async def status(client: httpx.AsyncClient, name: str) -> int:
+                headers = {"authorization": f"Bearer {name}-s-key"}
+                return (await client.post("/v1/responses", json=body, headers=headers)).status_code
+
+            asked = [await status(client, "ann") for _ in range(10) for client in (one, two)]
+            first = asked.index(429)
+            assert 1 <= first < 10 and asked[:first] == [200] * first
+            assert asked[first:] == [429] * len(asked[first:]), "at both, whichever was asked more"
+            assert [await status(client, "bob") for client in (one, two)] == [200, 200]
