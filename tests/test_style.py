@@ -32,7 +32,6 @@ TODAY = {
     "kernels/cpu": 9.2,
     "kernels/triton": 9.8,  # places of elements in memory
     "model": 10.3,
-    "server/responses": 8.6,
     "tasks/long": 8.6,
     "tools/browser": 8.8,
     "train/rl": 9.2,  # formulas

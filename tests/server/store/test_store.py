@@ -633,14 +633,14 @@ def test_in_memory_responses_take_less_than_their_json() -> None:
 
 
 def test_in_memory_what_responses_have_in_common_is_kept_once() -> None:
-    store = waited(None, DAY, 1 << 20)
+    store = waited(None, DAY, 1 << 21)
     common = os.urandom(2000).hex()
-    for n in range(100):
+    for n in range(300):
         store.put(stored(f"resp_{n}", text=f"{common} {n}"))
     pages = store.db.execute("PRAGMA page_count").fetchone()[0]
     size = store.db.execute("PRAGMA page_size").fetchone()[0]
     assert pages * size < store.used() / 5
-    for n in (0, 1, 99):
+    for n in (0, 1, 299):
         found = store.get("ann", f"resp_{n}")
         assert found is not None and found.response["text"] == f"{common} {n}"
 

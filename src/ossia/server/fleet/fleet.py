@@ -32,6 +32,7 @@ from ossia.server.fleet.passing import (
     Line,
     Proof,
     target_of,
+    those,
     unanswered,
 )
 from ossia.server.hosted.uploads import Upload, Uploads
@@ -121,7 +122,9 @@ class Fleet:
 
     def mark(self, home: str | None = None) -> str:
         """The first digits of the ids of what lives at a server."""
-        return self._sealer.signature("home", self.home if home is None else home)[:MARK]
+        if home is None:
+            home = self.home
+        return self._sealer.signature("home", home)[:MARK]
 
     def is_here(self, id: str) -> bool:
         """Whether an id says that the thing lives here."""
@@ -156,6 +159,12 @@ class Fleet:
         known = await self._replicas.all()
         return [each.home for each in known if each.lives and each.home != self.home]
 
+    async def _asked(self) -> list[str]:
+        """The others, unless it is one of them that asks here."""
+        if IS_PASSED.get():
+            return []
+        return await self.others()
+
     async def check_here(self, stored: StoredResponse) -> None:
         """Raises `Elsewhere` for a response whose events another server has, and `ApiError` (503)
         for one that nobody can tell more about yet.
@@ -187,7 +196,7 @@ class Fleet:
         """
         told: list[dict[str, Any]] = []
         target = target_of(request.scope)
-        for home in [] if IS_PASSED.get() else await self.others():
+        for home in await self._asked():
             assert self._line is not None
             caller = caller_of(request).name
             answer = await self._line.told(home, request.method, target, caller)
@@ -203,35 +212,38 @@ class Fleet:
     ) -> list[dict[str, Any]]:
         """What is listed here, and by the servers that are there, the oldest first."""
         found = {each["id"]: each for each in own}
-        for home in [] if IS_PASSED.get() else await self.others():
+        for home in await self._asked():
             found |= {each["id"]: each for each in await self._listed(request, home)}
         return sorted(found.values(), key=lambda each: str(each["created_at"]))
 
     async def _listed(self, request: Request, home: str) -> list[dict[str, Any]]:
         assert self._line is not None
         listed: list[dict[str, Any]] = []
-        after = ""
+        caller = caller_of(request).name
+        headers = those(SENT, request.headers)
+        asked = {"limit": "100", "order": "asc"}
+        purpose = request.query_params.get("purpose")
+        if purpose:
+            asked["purpose"] = purpose
         while True:
-            asked = {"limit": "100", "order": "asc", **({"after": after} if after else {})}
-            purpose = request.query_params.get("purpose")
-            query = urlencode(asked | ({"purpose": purpose} if purpose else {}))
-            headers = {each: request.headers[each] for each in SENT if each in request.headers}
-            target = f"{request.url.path}?{query}"
-            answer = await self._line.read(home, target, caller_of(request).name, headers)
+            target = f"{request.url.path}?{urlencode(asked)}"
+            answer = await self._line.read(home, target, caller, headers)
             if answer.status_code != 200:
                 raise unanswered()
             page = orjson.loads(answer.content)
             listed += page["data"]
             if not page["has_more"]:
                 return listed
-            after = listed[-1]["id"]
+            asked["after"] = listed[-1]["id"]
 
     async def bring(self, uploads: Uploads | None, caller: str, asked: Any) -> None:
         """Copies here, for a while, the files that a request names and other servers have."""
         if uploads is None or self.is_alone:
             return
         for id in dict.fromkeys(FILE.findall(orjson.dumps(asked, default=str).decode())):
-            there = None if uploads.has(id) else await self.home_of(id)
+            if uploads.has(id):
+                continue
+            there = await self.home_of(id)
             if there is not None and there.lives:
                 await self._copy(uploads, caller, id, there.home)
 

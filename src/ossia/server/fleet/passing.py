@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hmac
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -96,12 +96,17 @@ def target_of(scope: Scope | Mapping[str, Any]) -> str:
     return f"{path}?{query}" if query else path
 
 
+def those(names: Sequence[str], headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of these names that are there."""
+    return {each: headers[each] for each in names if each in headers}
+
+
 class Passed(StreamingResponse):
     """The other server's answer. It is closed there when the client goes away here."""
 
     def __init__(self, answer: httpx2.Response) -> None:
         self.answer = answer
-        headers = {each: answer.headers[each] for each in RETURNED if each in answer.headers}
+        headers = those(RETURNED, answer.headers)
         super().__init__(self._parts(), answer.status_code, headers)
 
     async def _parts(self) -> AsyncIterator[bytes]:
@@ -128,7 +133,7 @@ class Line:
     async def passed_on(self, request: Request, home: str, caller: str) -> Passed:
         """The answer to the same request there."""
         target = target_of(request.scope)
-        headers = {each: request.headers[each] for each in SENT if each in request.headers}
+        headers = those(SENT, request.headers)
         body: bytes | None = getattr(request.state, "body", None)  # the gate has read it
         if body is None:
             body = await request.body()

@@ -133,7 +133,9 @@ class Calls:
 
 def recipient_of(call: BuiltinCall) -> str:
     item = call.item
-    return f"{item.tool}.{item.function}" if item.function else item.tool
+    if item.function:
+        return f"{item.tool}.{item.function}"
+    return item.tool
 
 
 def names(tools: Iterable[Tool]) -> list[str]:

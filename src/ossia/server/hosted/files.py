@@ -117,7 +117,9 @@ def router(service: Service) -> APIRouter:
         wanted = [each for each in files if purpose in (None, each.purpose)]
         mine = [own.shown(each) for each in wanted if service.fleet.is_here(each.id)]
         shown = await service.fleet.with_others(request, mine)
-        return reply(page.of(shown) if shown else listed([]))
+        if not shown:
+            return reply(listed([]))
+        return reply(page.of(shown))
 
     @routes.get("/{file_id}", responses=documented(UPLOAD_SCHEMA))
     async def retrieve_upload(request: Request, file_id: str) -> Response:

@@ -36,7 +36,9 @@ def _host(url: Any) -> str:
         host = parts.hostname
     except ValueError:
         return "<redacted>"
-    return f"{parts.scheme}://{host}/<redacted>" if host else "<redacted>"
+    if not host:
+        return "<redacted>"
+    return f"{parts.scheme}://{host}/<redacted>"
 
 
 def in_body(body: bytes) -> bytes:

@@ -136,7 +136,9 @@ def _output(output: Item) -> str:
     logs = output.get("logs")
     if isinstance(logs, str):
         return logs
-    return "[image]" if output.get("type") == "image" else ""
+    if output.get("type") == "image":
+        return "[image]"
+    return ""
 
 
 # item's type -> its reader

@@ -91,7 +91,8 @@ class Uploads:
         seconds = self.rules.expires_after
         if expires_after is not None:
             seconds = min(seconds, expires_after)
-        id = f"file-{self.mark}{os.urandom(16).hex()[len(self.mark) :]}"
+        digits = os.urandom(16).hex()
+        id = f"file-{self.mark}{digits[len(self.mark) :]}"
         size = content.seek(0, os.SEEK_END)
         content.seek(0)
         made = Upload(id, caller, name, purpose, size, now, now + seconds)

@@ -225,7 +225,8 @@ class Store:
 
     def _stored(self, row: Row) -> StoredResponse:
         id, owner, body, history, given, expires, thread, home = row
-        parts = map(self._packing.unpacked, (body, history, given))
+        read = self._packing.unpacked
+        parts = (read(body), read(history), read(given))
         return StoredResponse(id, owner, *parts, expires, thread or "", home)
 
     def _packed(self, data: bytes) -> bytes:
