@@ -183,6 +183,16 @@ def test_a_judge_that_cannot_be_asked_is_not_called_too_small(answer: Reply, sai
     assert "URL, name and key" in str(e.value) and "larger model" not in str(e.value)
 
 
+def test_a_judge_that_was_mended_is_tried_anew(tmp_path: Path) -> None:
+    """Its name is the same, and so is the file of its verdicts."""
+    path = tmp_path / "verdicts.jsonl"
+    with pytest.raises(JudgeError, match="passed an answer that must fail"):
+        Judge(RUBRIC, lambda system, text: said(True), GOOD, BAD, cache=path, name="m")
+    asked = Honest()
+    Judge(RUBRIC, asked, GOOD, BAD, cache=path, name="m")
+    assert len(asked.asked) == 9  # all but the good answer, whose verdict was right
+
+
 def test_a_verdict_behind_thoughts_or_in_a_block_is_one() -> None:
     verdict = said(True)
     content = f"<think>Is it? {said(False)}</think>\n```json\n{verdict}\n```"

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -122,9 +123,11 @@ class Bench:
         self._cache = _Cache(cache)
         self._why = ""  # the last one that did not come, in words
 
-    def tried(self, system: str, text: str) -> bool:
-        """Whether the verdict of a trial is "pass". Raises `JudgeError` where none comes."""
-        verdict = self.verdict(system, text)
+    def tried(self, system: str, text: str, wanted: bool) -> bool:
+        """Whether the verdict of a trial is "pass". One that is not as `wanted` is not kept: the
+        judge may be mended before the next. Raises `JudgeError` where none comes.
+        """
+        verdict = self.verdict(system, text, wanted)
         if verdict is None:
             whose = self.name or "the judge"
             raise JudgeError(
@@ -134,10 +137,10 @@ class Bench:
             )
         return verdict.passes
 
-    def verdict(self, system: str, text: str) -> Verdict | None:
+    def verdict(self, system: str, text: str, wanted: bool | None = None) -> Verdict | None:
         key = _digest(self.name, system, text)
         known = self._cache.get(key)
-        if known is not None:
+        if known is not None and wanted in (None, known.passes):
             return known
         cause = ""
         detail = ""
@@ -154,7 +157,8 @@ class Bench:
             else:
                 verdict = read_verdict(said)
                 if verdict is not None:
-                    self._cache.put(key, verdict)
+                    if wanted in (None, verdict.passes):
+                        self._cache.put(key, verdict)
                     return verdict
                 cause = _unread(said)
                 detail = f" ({said[:SHOWN]!r})"
@@ -225,7 +229,7 @@ class Judge:
             ask = Bench(ask, seconds=seconds, cache=cache, name=name)
         self._bench = ask
         self._system = FRAME.format(rubric=rubric)
-        try_judge(self._tried, good, bad, planted, _final_of)
+        try_judge(partial(self._tried, good), good, bad, planted, _final_of)
 
     @property
     def missing(self) -> Counter[str]:
@@ -243,8 +247,8 @@ class Judge:
     def verdict(self, material: Material) -> Verdict | None:
         return self._bench.verdict(self._system, material.text)
 
-    def _tried(self, material: Material) -> bool:
-        return self._bench.tried(self._system, material.text)
+    def _tried(self, good: Material, material: Material) -> bool:
+        return self._bench.tried(self._system, material.text, wanted=material is good)
 
 
 def _final_of(material: Material) -> str:

@@ -119,7 +119,8 @@ class DraftJudge:
         bad = replace(good, final=case.bad)
 
         def passes(draft: Draft) -> bool:
-            return self._bench.tried(self._system(category), _text(case.prompt, draft))
+            quoted = _text(case.prompt, draft)
+            return self._bench.tried(self._system(category), quoted, wanted=draft is good)
 
         try:
             try_judge(passes, good, bad, _planted, _final)
