@@ -212,12 +212,17 @@ def random_model(config: ModelConfig, device: torch.device) -> Transformer:
 
 
 def runner_at(
-    model: Transformer, rows: int, depth: int, chunk: int, **options: bool
+    model: Transformer,
+    rows: int,
+    depth: int,
+    chunk: int,
+    graphs: bool = False,
+    same_bits: bool = False,
 ) -> tuple[Runner, list[Work]]:
     """`rows` sequences that have `depth` tokens in the cache, and `chunk` new ones each."""
     tokens = rows * (depth + chunk + PAGE)
     tables = make_tables(model.config, tokens, rows, rows * chunk, snapshots=False)
-    runner = Runner(model, tables, **options)
+    runner = Runner(model, tables, same_bits=same_bits, graph_rows=rows if graphs else 0)
     for memory in runner.cache.layers:
         memory.zero_()
     works = []
@@ -281,7 +286,7 @@ def measure(bench: Bench, config: ModelConfig, name: str, quick: bool) -> Row:
             if bench.allowance.allows(f"decode of {rows} rows at {depth}"):
                 measure_model(bench, name, model, rows, depth, graphs=graphs)
     if bench.allowance.allows("same bits"):
-        measure_model(bench, name, model, 32, 0, same_bits=True)
+        measure_model(bench, name, model, 32, 0, graphs=True, same_bits=True)
         found["same_bits"] = same_bits(model, 64)
     for tokens in (2048,) if quick else (512, 2048, 8192):
         if bench.allowance.allows(f"prompt of {tokens}"):

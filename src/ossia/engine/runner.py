@@ -32,8 +32,8 @@ from ossia.model.moe import Experts, PackedExperts
 
 class Runner:
     """A model and its cache; one forward at a time. `exact`: by the kernels of training.
-    `same_bits`: on a GPU, a row computes the same bits whatever the batch. `graphs`: decode there
-    by CUDA graphs, of at most so many sequences.
+    `same_bits`: on a GPU, a row computes the same bits whatever the batch. `graph_rows`: decode
+    there by CUDA graphs, of at most so many sequences; 0: without.
     `records_experts`: `experts` then holds, int16 [R, L, k], where the tokens of the last run's
     rows went; -1 in layers without a router.
     """
@@ -45,7 +45,7 @@ class Runner:
         exact: bool = False,
         records_experts: bool = False,
         same_bits: bool = False,
-        graphs: int = 0,
+        graph_rows: int = 0,
     ) -> None:
         self.model = model
         self.tables = tables
@@ -57,9 +57,9 @@ class Runner:
         self._check_same_bits()
         self.cache = self._make_cache()
         can_capture = model.device.type == "cuda" and not_whole(model) is None
-        if graphs and can_capture and not records_experts and not exact:
+        if graph_rows and can_capture and not records_experts and not exact:
             assert isinstance(self.cache, DeviceCache)
-            self.graphs = DecodeGraphs(model, self.cache, graphs)
+            self.graphs = DecodeGraphs(model, self.cache, graph_rows)
         self.leading: Leading | None = None
         if model.spread is not None and model.spread.leads:
             self.leading = Leading(self, tables, model.spread)
