@@ -27,7 +27,6 @@ from ossia.server.access import caller_of
 from ossia.server.fleet.passing import (
     IS_PASSED,
     PASSED,
-    SENT,
     Elsewhere,
     Line,
     Proof,
@@ -175,6 +174,11 @@ class Fleet:
             raise Elsewhere(stored.home)
         if not stored.is_finished:
             raise unanswered()
+
+    async def check_runs_here(self, stored: StoredResponse) -> None:
+        """As `check_here`, of a response that is still to end."""
+        if not stored.is_finished:
+            await self.check_here(stored)
 
     # Passing on
 

@@ -57,11 +57,18 @@ def not_found(response_id: str) -> ApiError:
 STREAMED = documented(RESPONSE_SCHEMA, streams=EVENTS)
 
 
+async def _found(service: Service, request: Request, response_id: str) -> StoredResponse:
+    found = await service.store.get(caller_of(request).name, response_id)
+    if found is None:
+        raise not_found(response_id)
+    return found
+
+
 def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["responses"], dependencies=[Depends(including)])
     runs = service.runs
 
-    find = partial(_find, service)
+    find = partial(_found, service)
 
     @routes.get("/v1/responses/{response_id}", responses=STREAMED)
     async def retrieve_response(
@@ -87,8 +94,7 @@ def router(service: Service) -> APIRouter:
     async def delete_response(request: Request, response_id: str) -> Response:
         """Deletes a stored response; one in progress is stopped."""
         found = await find(request, response_id)
-        if not found.is_finished:
-            await service.fleet.check_here(found)
+        await service.fleet.check_runs_here(found)
         await runs.delete(caller_of(request).name, response_id)
         return reply({"id": response_id, "object": "response", "deleted": True})
 
@@ -99,8 +105,7 @@ def router(service: Service) -> APIRouter:
         if not found.response.get("background"):
             why = "only responses made with background: true can be cancelled"
             raise bad(why, "response_id", "not_background")
-        if not found.is_finished:
-            await service.fleet.check_here(found)
+        await service.fleet.check_runs_here(found)
         if runs.cancel(found.owner, response_id):
             await runs.ended(found.owner, response_id)
             found = await find(request, response_id)
@@ -117,13 +122,6 @@ def router(service: Service) -> APIRouter:
         return reply(page.of([*found.history, *found.input]))
 
     return routes
-
-
-async def _find(service: Service, request: Request, response_id: str) -> StoredResponse:
-    found = await service.store.get(caller_of(request).name, response_id)
-    if found is None:
-        raise not_found(response_id)
-    return found
 
 
 def streamed(events: AsyncGenerator[Event, None], last: int, keepalive: float) -> Response:
