@@ -27,6 +27,7 @@ from ossia.server.access import caller_of
 from ossia.server.fleet.passing import (
     IS_PASSED,
     PASSED,
+    SENT,
     Elsewhere,
     Line,
     Proof,

@@ -276,7 +276,10 @@ class Runs:
         if run.why == "cancelled":
             return await self._finish(stored, "cancelled")
         known = isinstance(run.error, ApiError)
-        return await self._finish(stored, "failed", str(run.error) if known else FAILED)
+        why = FAILED
+        if known:
+            why = str(run.error)
+        return await self._finish(stored, "failed", why)
 
     async def _finish(
         self,
@@ -287,7 +290,9 @@ class Runs:
         again: bool = False,
     ) -> StoredResponse:
         """What is kept then: another server may have ended it first."""
-        error = None if message is None else {"code": "server_error", "message": message}
+        error = None
+        if message is not None:
+            error = {"code": "server_error", "message": message}
         output = [
             item | {"status": "incomplete"} if item.get("status") == "in_progress" else item
             for item in stored.response.get("output", ())
@@ -318,7 +323,8 @@ class Runs:
         have them already.
         """
         now = time.monotonic()
-        most = self.max_bytes if most is None else most
+        if most is None:
+            most = self.max_bytes
         while self._ended:
             run = next(iter(self._ended.values()))
             if self._bytes <= most and now - run.ended <= self.keep:

@@ -50,7 +50,9 @@ def tools_list(listed: Listed) -> AtOnce:
         "error": listed.error,
     }
     begun = item | {"tools": [], "error": None}
-    last = "completed" if listed.error is None else "failed"
+    last = "completed"
+    if listed.error is not None:
+        last = "failed"
     stages = ("in_progress", last)
     events: list[Wire] = [(f"response.mcp_list_tools.{stage}", {}) for stage in stages]
     return AtOnce(begun, item, tuple(events))
@@ -79,7 +81,9 @@ def _approval(asked: ApprovalItem) -> AtOnce:
 
 def section_id(call_id: str, number: int) -> str:
     """The call_id of an item for a section of a patch, by which they find together again."""
-    return call_id if number == 0 else f"{call_id}_{number}"
+    if number == 0:
+        return call_id
+    return f"{call_id}_{number}"
 
 
 def _patch(call: ToolCallItem) -> Iterator[AtOnce]:

@@ -149,7 +149,9 @@ def _message(item: Item, where: str) -> None:
     _one_of(item["role"], ROLES, f"{where}.role")
     if "phase" in item:
         _one_of(item["phase"], PHASES, f"{where}.phase")
-    default = "output_text" if item["role"] == "assistant" else "input_text"
+    default = "input_text"
+    if item["role"] == "assistant":
+        default = "output_text"
     item["content"] = _parts(item["content"], (default, *TEXT_PARTS), f"{where}.content")
 
 

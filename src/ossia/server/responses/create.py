@@ -125,11 +125,12 @@ class ResponseService:
             session=await session_of(self.service, caller, body.tools or [], prompt, id),
             approved=prompt.approved,
         )
+        seal = None
+        if "reasoning.encrypted_content" in body.includes:
+            seal = self.service.sealer.of(caller.name).seal
         include = Include(
             summary=body.reasoning.wants_summary if body.reasoning is not None else None,
-            seal=self.service.sealer.of(caller.name).seal
-            if "reasoning.encrypted_content" in body.includes
-            else None,
+            seal=seal,
             logprobs=wants_logprobs,
             code_outputs="code_interpreter_call.outputs" in body.includes,
             sources="web_search_call.action.sources" in body.includes,
