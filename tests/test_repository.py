@@ -113,7 +113,7 @@ def test_files_have_a_docstring_and_a_size_to_hold(file: Path) -> None:
                 assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION, node.name
 
 
-EXTRAS = ("train", "tools", "otel", "lm-eval", "gpu-test", "ray")
+EXTRAS = ("train", "tools", "fleet", "otel", "lm-eval", "gpu-test", "ray")
 
 
 def test_dependencies_are_those_imported() -> None:

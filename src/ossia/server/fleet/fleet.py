@@ -27,10 +27,10 @@ from ossia.server.access import caller_of
 from ossia.server.fleet.passing import (
     IS_PASSED,
     PASSED,
-    SENT,
     Elsewhere,
     Line,
     Proof,
+    sent_headers,
     target_of,
     unanswered,
 )
@@ -167,6 +167,11 @@ class Fleet:
         if not stored.is_finished:
             raise unanswered()
 
+    async def check_runs_here(self, stored: StoredResponse) -> None:
+        """As `check_here`, of a response that is still to end."""
+        if not stored.is_finished:
+            await self.check_here(stored)
+
     # Passing on
 
     def passed(self, scope: Scope, headers: Headers) -> str | None:
@@ -203,19 +208,27 @@ class Fleet:
     ) -> list[dict[str, Any]]:
         """What is listed here, and by the servers that are there, the oldest first."""
         found = {each["id"]: each for each in own}
-        for home in [] if IS_PASSED.get() else await self.others():
-            found |= {each["id"]: each for each in await self._listed(request, home)}
+        homes = []
+        if not IS_PASSED.get():
+            homes = await self.others()
+        for home in homes:
+            for each in await self._listed(request, home):
+                found[each["id"]] = each
         return sorted(found.values(), key=lambda each: str(each["created_at"]))
 
     async def _listed(self, request: Request, home: str) -> list[dict[str, Any]]:
         assert self._line is not None
         listed: list[dict[str, Any]] = []
+        purpose = request.query_params.get("purpose")
         after = ""
         while True:
-            asked = {"limit": "100", "order": "asc", **({"after": after} if after else {})}
-            purpose = request.query_params.get("purpose")
-            query = urlencode(asked | ({"purpose": purpose} if purpose else {}))
-            headers = {each: request.headers[each] for each in SENT if each in request.headers}
+            asked = {"limit": "100", "order": "asc"}
+            if after:
+                asked["after"] = after
+            if purpose:
+                asked["purpose"] = purpose
+            query = urlencode(asked)
+            headers = sent_headers(request)
             target = f"{request.url.path}?{query}"
             answer = await self._line.read(home, target, caller_of(request).name, headers)
             if answer.status_code != 200:

@@ -96,12 +96,24 @@ def target_of(scope: Scope | Mapping[str, Any]) -> str:
     return f"{path}?{query}" if query else path
 
 
+def sent_headers(request: Request) -> dict[str, str]:
+    """Those that the other server has to see."""
+    found = {}
+    for name in SENT:
+        if name in request.headers:
+            found[name] = request.headers[name]
+    return found
+
+
 class Passed(StreamingResponse):
     """The other server's answer. It is closed there when the client goes away here."""
 
     def __init__(self, answer: httpx2.Response) -> None:
         self.answer = answer
-        headers = {each: answer.headers[each] for each in RETURNED if each in answer.headers}
+        headers = {}
+        for name in RETURNED:
+            if name in answer.headers:
+                headers[name] = answer.headers[name]
         super().__init__(self._parts(), answer.status_code, headers)
 
     async def _parts(self) -> AsyncIterator[bytes]:
@@ -128,7 +140,7 @@ class Line:
     async def passed_on(self, request: Request, home: str, caller: str) -> Passed:
         """The answer to the same request there."""
         target = target_of(request.scope)
-        headers = {each: request.headers[each] for each in SENT if each in request.headers}
+        headers = sent_headers(request)
         body: bytes | None = getattr(request.state, "body", None)  # the gate has read it
         if body is None:
             body = await request.body()

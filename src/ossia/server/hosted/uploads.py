@@ -94,7 +94,15 @@ class Uploads:
         id = f"file-{self.mark}{os.urandom(16).hex()[len(self.mark) :]}"
         size = content.seek(0, os.SEEK_END)
         content.seek(0)
-        made = Upload(id, caller, name, purpose, size, now, now + seconds)
+        made = Upload(
+            id,
+            caller,
+            name,
+            purpose,
+            size,
+            now,
+            now + seconds,
+        )
         self.put(made, content)
         return made
 

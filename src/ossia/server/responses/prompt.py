@@ -184,8 +184,7 @@ async def _read(
     word = body.reasoning.effort if body.reasoning is not None else None
     seals = _Seals(sealer)
     approvals = Approvals(sealer)
-    calls = call_ids((*history, *draft.input))
-    remembered = await service.thoughts.before(caller.name, calls)
+    remembered = await service.thoughts.before(caller.name, call_ids((*history, *draft.input)))
 
     def read(items: Sequence[Item], first: int) -> Reading:
         before = "conversation" if body.conversation_id else "previous_response_id"

@@ -87,8 +87,7 @@ def router(service: Service) -> APIRouter:
     async def delete_response(request: Request, response_id: str) -> Response:
         """Deletes a stored response; one in progress is stopped."""
         found = await find(request, response_id)
-        if not found.is_finished:
-            await service.fleet.check_here(found)
+        await service.fleet.check_runs_here(found)
         await runs.delete(caller_of(request).name, response_id)
         return reply({"id": response_id, "object": "response", "deleted": True})
 
@@ -99,8 +98,7 @@ def router(service: Service) -> APIRouter:
         if not found.response.get("background"):
             why = "only responses made with background: true can be cancelled"
             raise bad(why, "response_id", "not_background")
-        if not found.is_finished:
-            await service.fleet.check_here(found)
+        await service.fleet.check_runs_here(found)
         if runs.cancel(found.owner, response_id):
             await runs.ended(found.owner, response_id)
             found = await find(request, response_id)
