@@ -128,8 +128,11 @@ class ResponseService:
         seal = None
         if "reasoning.encrypted_content" in body.includes:
             seal = self.service.sealer.of(caller.name).seal
+        summary = None
+        if body.reasoning is not None:
+            summary = body.reasoning.wants_summary
         include = Include(
-            summary=body.reasoning.wants_summary if body.reasoning is not None else None,
+            summary=summary,
             seal=seal,
             logprobs=wants_logprobs,
             code_outputs="code_interpreter_call.outputs" in body.includes,
