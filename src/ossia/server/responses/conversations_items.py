@@ -77,7 +77,8 @@ def _schema(kind: str) -> dict[str, Any]:
     statuses = CALL_STATUSES if kind in ITEMS else STATUSES
     properties: dict[str, Any] = {"type": {"const": kind}, "status": {"enum": list(statuses)}}
     for key, types in (OPTIONAL | FIELDS[kind]).items():
-        properties[key] = {"anyOf": [{"type": JSON_TYPES[each]} for each in types]}
+        allowed = [{"type": JSON_TYPES[each]} for each in types]
+        properties[key] = {"anyOf": allowed}
     if kind == "message":
         properties |= {"role": {"enum": list(ROLES)}, "phase": {"enum": list(PHASES)}}
         properties["content"] = {"anyOf": [{"type": "string"}, _parts_schema(*TEXT_PARTS)]}
