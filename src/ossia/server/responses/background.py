@@ -88,8 +88,9 @@ class Runs:
         """
         left = {}
         for stored in await self.store.unfinished(self.home):
-            if (stored.owner, stored.id) not in self._running:
-                left[stored.owner, stored.id] = stored
+            key = (stored.owner, stored.id)
+            if key not in self._running:
+                left[key] = stored
         for key in left.keys() & self._left:
             await self._finish(left[key], "failed", UNSTORED)
         self._left = set(left)

@@ -120,8 +120,12 @@ class Earlier:
 
     async def items(self, ids: Iterable[str]) -> dict[str, Item]:
         """Those that there are."""
-        found = {id: await self.find(id) for id in ids}
-        return {id: item for id, item in found.items() if item is not None}
+        found = {}
+        for id in ids:
+            item = await self.find(id)
+            if item is not None:
+                found[id] = item
+        return found
 
 
 async def read_prompt(
