@@ -221,9 +221,8 @@ class Runs:
         except Exception as error:
             run.error = error
             if isinstance(error, ApiError):
-                log.info(
-                    "response %s failed: %d %s", run.id, error.status, error.code or error.type
-                )
+                why = error.code or error.type  # its text may repeat what was asked
+                log.info("response %s failed: %d %s", run.id, error.status, why)
             else:
                 log.exception("response %s failed", run.id)
 

@@ -138,9 +138,12 @@ class ResponseService:
             code_outputs="code_interpreter_call.outputs" in body.includes,
             sources="web_search_call.action.sources" in body.includes,
         )
+        first = None
+        if prompt.thread or body.is_stored:
+            first = ask.session.conversation
         name_session(
             conversation=body.conversation_id,
-            first_response=ask.session.conversation if prompt.thread or body.is_stored else None,
+            first_response=first,
             cache_key=body.prompt_cache_key,
             user=body.user,
         )
