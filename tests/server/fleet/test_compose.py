@@ -181,3 +181,10 @@ def test_what_the_image_starts_are_options_that_exist() -> None:
     assert options.access.host == "0.0.0.0" and options.access.api_key_file
     last = text[text.rindex("\nFROM ") :]
     assert "\nUSER ossia\n" in last and "\nSTOPSIGNAL SIGTERM\n" in last and "/ready" in last
+
+
+def test_an_application_for_other_programs_has_a_home_of_its_own() -> None:
+    """Else two replicas under Ray would take each other's unfinished answers for their own."""
+    options = options_of(["ossia", "serve", "nano"])
+    homes = {serve.app_of(options).state.service.settings.home for _ in range(2)}
+    assert len(homes) == 2 and all(home.endswith(".invalid") for home in homes)
