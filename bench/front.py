@@ -38,8 +38,7 @@ TOKENS = 128  # of a whole stream
 STREAMS = 3  # of them a round
 WARM = 3  # requests of each kind that do not count
 POLICIES = ("round_robin", "consistent_hash")
-# deploy/compose.yaml gives them to vllm-router, too: a replica that drains says 503 to all, which
-# must not shut it out for a minute after it is back.
+# A replica that drains says 503 to all, which must not shut it out for a minute after it is back.
 ROUTER = (
     "--health-check-endpoint", "/ready",
     "--health-check-interval-secs", "1",
@@ -94,7 +93,7 @@ def fronts(args: argparse.Namespace, behind: int, stack: ExitStack) -> dict[str,
 
 @contextmanager
 def router(program: str, policy: str, behind: list[int]) -> Iterator[int]:
-    """vllm-router in front of these ports, as deploy/compose.yaml starts it."""
+    """vllm-router in front of these ports."""
     port = free_port()
     urls = [f"http://127.0.0.1:{one}" for one in behind]
     command = (

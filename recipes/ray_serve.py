@@ -8,7 +8,9 @@
 For who has a Ray cluster already; who has none is better off with deploy/compose.yaml. Takes what
 `ossia serve` takes, and `--replicas`, `--gpus` and `--cpus` of each. Without a cluster
 (`RAY_ADDRESS`), one is started on this machine. Requests with the same X-Session-ID reach the same
-replica, so that the beginnings of a conversation are computed once. Runs until Ctrl-C.
+replica, so that the beginnings of a conversation are computed once. Replicas have no addresses of
+their own: background runs and containers of code are found with that header only. Runs until
+Ctrl-C.
 """
 
 from __future__ import annotations

@@ -198,3 +198,22 @@ async def test_counters_never_fall(client_for: Any) -> None:
         ("num_preemptions", 1),
     ):
         assert first[f"ossia:{name}_total"] == second[f"ossia:{name}_total"] == value
+
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+)
+LEGACY = "text/plain;version=1.0.0;escaping=underscores"
+
+
+@pytest.mark.parametrize("accept", ["*/*", PROMETHEUS_2, PROMETHEUS_3, LEGACY])
+async def test_names_are_the_same_for_everybody_who_asks(client_for: Any, accept: str) -> None:
+    async with client_for(SAYS) as client:
+        answer = await client.get("/metrics", headers={"Accept": accept})
+    assert "\nossia:num_requests_running{" in answer.text
+    assert "ossia_" not in answer.text

@@ -278,7 +278,9 @@ def app_of(options: Options) -> FastAPI:
 
     logs.set_up()
     tracing.set_up()
-    return _made(options, settings_of(options), make(options.hosted))[0]
+    # nobody else reaches it; with a name of its own it takes no other's answers for its own
+    settings = replace(settings_of(options), home=f"http://{secrets.token_hex(8)}.invalid")
+    return _made(options, settings, make(options.hosted))[0]
 
 
 def _made(options: Options, settings: Settings, tools: Made) -> tuple[FastAPI, str]:

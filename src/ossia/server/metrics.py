@@ -112,6 +112,8 @@ WHOLE = (
     960,
     1920,
 )
+# of an Accept header: names as they are
+UNCHANGED = "escaping=allow-utf-8"
 
 
 class Metrics:
@@ -241,6 +243,8 @@ class Metrics:
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics in the format that `accept` asks for, and its content type."""
+        if UNCHANGED not in accept:  # else prometheus_client writes `_` for our colon
+            accept = ""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 

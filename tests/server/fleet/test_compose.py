@@ -125,11 +125,9 @@ def test_the_way_to_run_code_that_is_told_exists() -> None:
 
 
 def test_the_front_is_the_one_that_was_measured() -> None:
-    given = [word for option in SERVICES["front"]["command"] for word in option.split("=")]
-    measured = " ".join(front.ROUTER)
-    assert measured in " ".join(given)
-    urls = [word for word in given if word.startswith("http://")]
-    assert urls == [f"http://{name}:8000" for name in SERVERS]
+    assert "./nginx.conf:/etc/nginx/nginx.conf:ro" in SERVICES["front"]["volumes"]
+    addresses = [SERVICES[name]["networks"]["inside"]["ipv4_address"] for name in SERVERS]
+    assert len(set(addresses)) == len(SERVERS)  # nginx looks names up once
     nginx = (DEPLOY / "nginx.conf").read_text("utf-8")
     assert re.findall(r"^    server (\S+)", nginx, re.MULTILINE) == [f"{n}:8000" for n in SERVERS]
     assert "server 127.0.0.1:7 " in front.nginx_conf(9, [7], "/somewhere")
@@ -183,3 +181,10 @@ def test_what_the_image_starts_are_options_that_exist() -> None:
     assert options.access.host == "0.0.0.0" and options.access.api_key_file
     last = text[text.rindex("\nFROM ") :]
     assert "\nUSER ossia\n" in last and "\nSTOPSIGNAL SIGTERM\n" in last and "/ready" in last
+
+
+def test_an_application_for_other_programs_has_a_home_of_its_own() -> None:
+    """Else two replicas under Ray would take each other's unfinished answers for their own."""
+    options = options_of(["ossia", "serve", "nano"])
+    homes = {serve.app_of(options).state.service.settings.home for _ in range(2)}
+    assert len(homes) == 2 and all(home.endswith(".invalid") for home in homes)
