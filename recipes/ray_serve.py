@@ -22,6 +22,7 @@ from typing import Any
 from ossia.commands.main import parser as ossia_parser
 from ossia.commands.options import parsed
 from ossia.commands.serve import Options, app_of
+from ossia.server import logs, tracing
 
 LAST_WORDS = 10.0  # seconds beyond --drain in which Ray waits for a replica to end
 
@@ -57,6 +58,8 @@ def deployment(options: Options, args: argparse.Namespace) -> Any:
     from ray.serve.config import RequestRouterConfig
 
     def application() -> Any:  # Ray takes functions here, and no `partial`
+        logs.set_up()
+        tracing.set_up()
         return app_of(options)
 
     sticky = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"

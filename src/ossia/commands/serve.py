@@ -272,12 +272,8 @@ def run(options: Options) -> None:
 
 def app_of(options: Options) -> FastAPI:
     """The same application, for programs that serve it in their own way, such as
-    recipes/ray_serve.py. What it does is in the log, as ever.
+    recipes/ray_serve.py.
     """
-    from ossia.server import logs, tracing
-
-    logs.set_up()
-    tracing.set_up()
     # nobody else reaches it; with a name of its own it takes no other's answers for its own
     settings = replace(settings_of(options), home=f"http://{secrets.token_hex(8)}.invalid")
     return _made(options, settings, make(options.hosted))[0]
