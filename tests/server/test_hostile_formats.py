@@ -282,7 +282,7 @@ async def test_compiling_ends_with_its_client(
 
 
 def lease_of(turn: str) -> Any:
-    return SimpleNamespace(turn=turn, size=0)
+    return SimpleNamespace(turn=turn, size=0, caller=SimpleNamespace(is_batch=False))
 
 
 async def compiled_by(turn: str, serving: Service, functions: tuple[FunctionTool, ...]) -> Any:

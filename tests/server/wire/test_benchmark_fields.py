@@ -18,6 +18,7 @@ from ossia.server.access import Caller, secret_digest
 from ossia.server.settings import ApiKey
 from ossia.server.wire import sampling
 from ossia.tokenizer import Tokenizer
+from ossia.turn.events import Usage
 
 pytestmark = pytest.mark.anyio
 TEXT = "What is 2 + 3?"
@@ -189,7 +190,11 @@ async def test_they_are_paid_for_and_end_with_who_asked(
     client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     spent: list[int] = []
-    monkeypatch.setattr(Caller, "spend", lambda self, tokens: spent.append(tokens))
+
+    def spend(self: Caller, usage: Usage) -> None:
+        spent.append(usage.prompt + usage.completion)
+
+    monkeypatch.setattr(Caller, "spend", spend)
     body = {"prompt": "one two", "messages": USER, "prompt_logprobs": 1, "return_token_ids": True}
     del body["messages" if path != CHAT else "prompt"]
     keys = (ApiKey("ann", secret_digest("ann")),)
@@ -201,7 +206,7 @@ async def test_they_are_paid_for_and_end_with_who_asked(
         assert sum(spent) == answer["usage"]["total_tokens"] + answer["usage"]["prompt_tokens"]
         began, ended = asyncio.Event(), asyncio.Event()
 
-        async def endless(prompt: Any, top: int = 0, caller: str = "") -> None:
+        async def endless(prompt: Any, top: int = 0, caller: str = "", **rest: Any) -> None:
             assert caller == "ann"
             began.set()
             try:

@@ -337,7 +337,8 @@ async def test_callers_take_turns_at_the_readers(monkeypatch: pytest.MonkeyPatch
     all_of_them = documents.Documents()
 
     async def ask(caller: str, name: str) -> None:
-        LEASE.set(SimpleNamespace(turn=caller))  # type: ignore[arg-type]
+        whose = SimpleNamespace(turn=caller, caller=SimpleNamespace(is_batch=False))
+        LEASE.set(whose)  # type: ignore[arg-type]
         part = chat_file(pdf(name), "application/pdf")
         await all_of_them.visit().read([{"role": "user", "content": [part]}], "messages")
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 
 from ossia.server.service import Service
+from ossia.server.store.protocol import StoreError
 
 log = logging.getLogger("ossia.server")
 EVERY = 5.0  # seconds until what was used is written
@@ -37,16 +38,24 @@ class Chores:
             await asyncio.sleep(EVERY)
             try:
                 await self.service.ledger.settle_ended()
-            except Exception:  # whatever it is, it is tried again
-                log.exception("what was used is not written yet")
+            except Exception as error:
+                _say("what was used is not written yet", error)
 
     async def _sweep(self) -> None:
         while True:
             try:
                 await sweep(self.service)
-            except Exception:  # as above
-                log.exception("what is too old is not removed yet")
+            except Exception as error:
+                _say("what is too old is not removed yet", error)
             await asyncio.sleep(SWEEP)
+
+
+def _say(what: str, error: Exception) -> None:
+    """Whatever it is, it is tried again. What the store says of itself needs no stack."""
+    if isinstance(error, StoreError):
+        log.warning("%s: %s", what, error)
+    else:
+        log.error(what, exc_info=error)
 
 
 async def sweep(service: Service) -> None:
