@@ -54,7 +54,8 @@ def serving(*options: str) -> Iterator[Process]:
             process.kill()
             log.seek(0)
             said = log.read()
-        assert "Traceback" not in said and "ERROR" not in said, said[-3000:]
+        failed = re.search(r".*(?:Traceback|ERROR)", said)
+        assert failed is None, said[failed.start() :][:3000]
 
 
 def body(question: str, tokens: int, **more: Any) -> dict[str, Any]:
