@@ -94,9 +94,10 @@ class _Operations(TorchDispatchMode):
         return computed(op, args, dict(kwargs or {}))
 
 
-# torch fills no tensor of the device that is pretended, and lists none
+# torch fills no tensor of the device that is pretended, and reads none
 _tensor = torch.tensor
 _tolist = Tensor.tolist
+_numpy = Tensor.numpy
 
 
 def _made(data: Any, *, device: Any = None, **kwargs: Any) -> Tensor:
@@ -108,10 +109,19 @@ def _listed(x: Tensor) -> Any:
     return _tolist(x.held if isinstance(x, Pretended) else x)
 
 
+def _array(x: Tensor, *, force: bool = False) -> Any:
+    if not isinstance(x, Pretended):
+        return _numpy(x, force=force)
+    if not force:
+        raise ForgottenError("numpy cannot read a tensor of the device")
+    return _numpy(x.held, force=True)
+
+
 @contextmanager
 def pretending() -> Iterator[None]:
     """Within, in this thread, tensors that are made or moved to `ELSEWHERE` compute."""
     numbers = patch.object(torch, "tensor", _made)
     lists = patch.object(Tensor, "tolist", _listed)
-    with numbers, lists, _Operations():
+    arrays = patch.object(Tensor, "numpy", _array)
+    with numbers, lists, arrays, _Operations():
         yield
