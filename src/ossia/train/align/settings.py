@@ -85,7 +85,7 @@ class Config:
     rule: ScaleRule = "rceil"  # for the scales of MXFP4
     layout: Literal["hf", "original", "hf-bf16"] = "hf"  # of the checkpoint that is written
     seed: int = 0
-    # to learn on: cpu, cuda, or auto, a GPU where there is one; rewards by the exact sampler: cpu
+    # to learn on; auto: a GPU where there is one, but for rewards that are sampled by exact
     device: Device = "auto"
 
     def __post_init__(self) -> None:

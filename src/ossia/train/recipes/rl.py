@@ -92,8 +92,7 @@ class Config:
     actors: Actors = Actors()  # noqa: RUF009 - frozen
     # processes that train together, under torchrun; each samples its share, unless there are actors
     parallel: Parallel | None = None
-    # to learn on, cpu or cuda; auto: cpu. Of samplers, exact needs the CPU
-    device: Device = "auto"
+    device: Device = "auto"  # to learn on; auto: the CPU, which sampling.sampler=exact needs
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.save_every < 1:

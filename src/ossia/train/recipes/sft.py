@@ -90,7 +90,7 @@ class Config:
     layout: Literal["hf", "original", "hf-bf16"] = "hf"  # of the checkpoint that is written
     hyper: Hyperparameters = HYPER
     parallel: Parallel | None = None  # processes, under torchrun
-    device: Device = "auto"  # to train on: cpu, cuda, or auto, a GPU where there is one
+    device: Device = "auto"  # to train on; auto: a GPU where there is one
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
