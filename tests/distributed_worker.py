@@ -95,6 +95,7 @@ def run_of(task: dict[str, Any], out: Path) -> Run:
         quantize=task.get("quantize", False),
         save_every=task.get("save_every", 1000),
         parallel=parallel,
+        device="cpu",
     )
 
 

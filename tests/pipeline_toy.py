@@ -48,7 +48,7 @@ def examples(state: int | None) -> Iterator[tuple[Example, int]]:
 def toy_run(
     out: Path, steps: int = 4, config: ModelConfig = TOY, hyper: Hyperparameters = HYPER
 ) -> Run:
-    return Run("toy", config, examples, steps, hyper, out, save_every=1)
+    return Run("toy", config, examples, steps, hyper, out, save_every=1, device="cpu")
 
 
 def phases(config: Config, out: Path) -> list[Phase]:

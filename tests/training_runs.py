@@ -42,7 +42,14 @@ def examples(state: Any) -> Iterator[tuple[Example, dict[str, int]]]:
 def tiny_run(out: Path, steps: int = 6, save_every: int = 2, **hyper: Any) -> Run:
     small: dict[str, Any] = {"tokens_per_step": 200, "longest": 100, "peak_lr": 5e-3, "warmup": 2}
     return Run(
-        "tiny", TINY, examples, steps, Hyperparameters(**small | hyper), out, save_every=save_every
+        "tiny",
+        TINY,
+        examples,
+        steps,
+        Hyperparameters(**small | hyper),
+        out,
+        save_every=save_every,
+        device="cpu",  # where a run has the same bits again
     )
 
 

@@ -68,6 +68,7 @@ class Balancer:
     def __init__(self, model: Transformer, balance: Balance, steps: int) -> None:
         self.balance = balance
         self.steps = steps
+        self._device = model.device
         self.load: tuple[tuple[float, ...], ...] = ()
         # in the last step: (a router's bias, what was added to it)
         self.handed_over: list[tuple[Tensor, Tensor]] = []
@@ -114,7 +115,7 @@ class Balancer:
         """
         assert router_logits.keys() == self._routers.keys(), list(router_logits)
         if not router_logits:
-            return torch.zeros(())
+            return torch.zeros((), device=self._device)
         layers = sorted(router_logits.items())
         self._parts[part] = _see(layers, self._routers, self.balance.capacity)
         aux = self.balance.mode == "aux"

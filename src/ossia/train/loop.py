@@ -33,9 +33,9 @@ def train(
     read.
 
     `stop_after`: save after that many steps in all and return, for tests. Returns the model in eval
-    mode; at the end it has the averaged weights, if `run.hyper.ema`. Raises `TrainingError` if the
-    state is of another run, if it cannot be written, if the loss or a gradient is not finite (the
-    last good state is kept), or if the examples run out.
+    mode, at the end on the CPU; then it has the averaged weights, if `run.hyper.ema`. Raises
+    `TrainingError` if the state is of another run, if it cannot be written, if the loss or a
+    gradient is not finite (the last good state is kept), or if the examples run out.
     """
     run.out.mkdir(parents=True, exist_ok=True)
     identity = run.identity() | {"start_from": fingerprint(run.start_from)}

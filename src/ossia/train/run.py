@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from ossia.config import ModelConfig, as_dict
 from ossia.data.packing import ExamplesFrom, PackedBatch, State
 from ossia.errors import ConfigError
-from ossia.train.settings import Decay, Hyperparameters, Lora, OptimizerName, Parallel
+from ossia.train.settings import (
+    Decay,
+    Device,
+    Hyperparameters,
+    Lora,
+    OptimizerName,
+    Parallel,
+    require_one_of,
+)
 
 if TYPE_CHECKING:
     from ossia.mxfp4 import ScaleRule
@@ -86,8 +94,10 @@ class Run:
     # measure how alike the gradients of a step's two halves are; a step has two parts at least then
     halves: bool = False
     threads: int | None = None  # that work on parts side by side; None: one for each of them
+    device: Device = "auto"  # auto: the CPU for batches of its own, which may need its bits
 
     def __post_init__(self) -> None:
+        require_one_of(Device, "device", self.device)
         if min(self.steps, self.save_every) < 1:
             raise ConfigError(
                 f"steps and save_every must be 1 or more, found {self.steps} and {self.save_every}"
@@ -130,7 +140,7 @@ class Run:
 
     def identity(self) -> dict[str, Any]:
         """What must not change between a run and its resumption: JSON values by dotted name. The
-        number of processes may change.
+        number of processes may change, and the device.
         """
         settings: dict[str, Any] = {
             "name": self.name,

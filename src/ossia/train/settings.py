@@ -16,6 +16,7 @@ BalanceMode = Literal["none", "aux", "bias"]
 Statistics = Literal["micro", "sequence", "global"]
 Precision = Literal["float32", "bfloat16"]
 Decay = Literal["cosine", "linear"]
+Device = Literal["auto", "cpu", "cuda"]  # auto: a GPU where there is one
 OptimizerName = Literal["adamw", "muon"]  # a row of `optim.OPTIMIZERS` for each
 
 
@@ -24,7 +25,7 @@ def _require(good: bool, name: str, must: str, found: Any) -> None:
         raise ConfigError(f"{name} must be {must}, found {found!r}")
 
 
-def _require_one_of(choices: Any, name: str, found: Any) -> None:
+def require_one_of(choices: Any, name: str, found: Any) -> None:
     _require(found in get_args(choices), name, f"one of {', '.join(get_args(choices))}", found)
 
 
@@ -66,8 +67,8 @@ class Balance:
     capacity: float | None = None
 
     def __post_init__(self) -> None:
-        _require_one_of(BalanceMode, "balance.mode", self.mode)
-        _require_one_of(Statistics, "balance.statistics", self.statistics)
+        require_one_of(BalanceMode, "balance.mode", self.mode)
+        require_one_of(Statistics, "balance.statistics", self.statistics)
         for name in ("aux", "router_z", "bias_rate"):
             value = getattr(self, name)
             _require(value >= 0, f"balance.{name}", "0 or more", value)
@@ -146,9 +147,9 @@ class Hyperparameters:
     def __post_init__(self, muon: bool | None) -> None:
         if muon is not None:
             object.__setattr__(self, "optimizer", _of_flag(muon))
-        _require_one_of(OptimizerName, "optimizer", self.optimizer)
-        _require_one_of(Decay, "decay_shape", self.decay_shape)
-        _require_one_of(Precision, "precision", self.precision)
+        require_one_of(OptimizerName, "optimizer", self.optimizer)
+        require_one_of(Decay, "decay_shape", self.decay_shape)
+        require_one_of(Precision, "precision", self.precision)
         for name in ("tokens_per_step", "longest", "accumulate", "shards"):
             value = getattr(self, name)
             _require(value >= 1, name, "1 or more", value)

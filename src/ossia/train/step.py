@@ -192,14 +192,15 @@ class _Part:
 
 class ThreadedStep(Worker):
     """The worker of one process: `hyper.shards` parts at a time, each on one thread. Where
-    `run.threads` are fewer, some wait for others; the sums are the same.
+    `run.threads` are fewer, some wait for others; the sums are the same. A GPU gets one part after
+    the other, if they do not wait for each other.
     """
 
     def __init__(self, model: Transformer, run: Run, balancer: Balancer) -> None:
         super().__init__(model, run, balancer)
         self.side_by_side = run.hyper.shards
         self.halves = run.halves
-        self.threads = min(self.side_by_side, run.threads or self.side_by_side)
+        self.threads = self._threads(run)
         self.pool = ThreadPoolExecutor(
             self.threads, "part", initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -207,6 +208,11 @@ class ThreadedStep(Worker):
             compile_parts(model)
         if model.device.type == "cpu":
             products.serving()  # measured now, if need be, while nothing else runs
+
+    def _threads(self, run: Run) -> int:
+        if self.model.device.type != "cpu" and not run.parts_wait:
+            return 1  # a part alone can fill the device, and its activations are the only ones
+        return min(self.side_by_side, run.threads or self.side_by_side)
 
     def _cuts(self) -> int:
         cuts = super()._cuts()
@@ -265,7 +271,7 @@ class ThreadedStep(Worker):
 
     def _update(self, lr: float) -> None:
         # the pool's threads are single ones: only where they are as many as torch would use
-        enough = self.threads >= torch.get_num_threads()
+        enough = self.threads >= torch.get_num_threads() and self.model.device.type == "cpu"
         self.optimizer.step(lr, self.pool if enough else None)
 
     def _first_bad(self, batch: PackedBatch, parts: Parts) -> str:
@@ -276,6 +282,10 @@ class ThreadedStep(Worker):
 
     def _bad_weight(self) -> str | None:
         return bad_weight(self.model)
+
+    def finish(self) -> Transformer:
+        """As of several processes: on the CPU, wherever it was trained."""
+        return super().finish().cpu()
 
     def close(self) -> None:
         self.pool.shutdown()

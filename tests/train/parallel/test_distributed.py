@@ -228,7 +228,7 @@ def test_processes_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ConfigError,
         match=r"asks for 4 processes .*fsdp 2 x ep 1 x tp 2.*torchrun --nproc-per-node 4",
     ):
-        join(Parallel(fsdp=2, tp=2))
+        join(Parallel(fsdp=2, tp=2), "cpu")
     run = run_of({"parallel": {"fsdp": 2}, "hyper": {"compile": True}}, tmp_path)
     with pytest.raises(ConfigError, match=r"hyper\.compile works in one process only"):
         train(run)

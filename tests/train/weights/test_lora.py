@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -270,7 +271,8 @@ def run(folder: Path, out: Path, **changes: object) -> Run:
         weight_decay=0.0,
         balance=Balance("none", router_z=0.0), shards=1,
     )  # fmt: skip
-    return Run("lora", TINY, examples, 8, hyper, out, folder, lora=Lora(4), save_every=3, **changes)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"lora": Lora(4), "save_every": 3, "device": "cpu"}
+    return Run("lora", TINY, examples, 8, hyper, out, folder, **given | changes)
 
 
 def test_a_run_trains_changes_resumes_and_stores_them_alone(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_an_exported_run_is_the_model_that_was_trained(
     logit.
     """
     hyper = Hyperparameters(tokens_per_step=200, longest=100, peak_lr=5e-3, warmup=2, shards=1)
-    run = Run("qat", TINY, examples, 4, hyper, tmp_path / "run", quantize=rule)
+    run = Run("qat", TINY, examples, 4, hyper, tmp_path / "run", quantize=rule, device="cpu")
     model = train(run)
     seen = logits(model)
     exact = load_weights(TINY, tmp_path / "run").eval()

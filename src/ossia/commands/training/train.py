@@ -211,6 +211,10 @@ class _Screen:
             return 0.0, 0.0
         import torch
 
+        from ossia.train.weights.device import device_of
+
+        if device_of(run).type != "cpu":
+            return 0.0, 0.0
         from ossia.train.plan.cost import flops_per_token, peak_flops
 
         context = run.hyper.longest

@@ -18,7 +18,7 @@ from ossia.train.align.grading import PROGRAM, is_file
 from ossia.train.align.removal import RUN
 from ossia.train.recipes import sft
 from ossia.train.rl.settings import HYPER, Evaluating, Objective, Sampling
-from ossia.train.settings import Hyperparameters, Lora
+from ossia.train.settings import Device, Hyperparameters, Lora
 
 BUILT_IN = "moonglow"
 NANO = "nano"
@@ -85,6 +85,8 @@ class Config:
     rule: ScaleRule = "rceil"  # for the scales of MXFP4
     layout: Literal["hf", "original", "hf-bf16"] = "hf"  # of the checkpoint that is written
     seed: int = 0
+    # to learn on; auto: a GPU where there is one, but for rewards that are sampled by exact
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         if self.made < 1 or self.longest_run < 2:
@@ -127,6 +129,11 @@ class Config:
     def brings_abilities(self) -> bool:
         """Whether it says what the other half of stage C is."""
         return bool(self.task) or self.data is not None or self.reward_file is not None
+
+    @property
+    def reward_device(self) -> Device:
+        """Of stage C: what samples exactly is not for a GPU."""
+        return "cpu" if self.sampling.sampler == "exact" else self.device
 
     @property
     def objective(self) -> Objective:

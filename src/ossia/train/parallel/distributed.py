@@ -44,6 +44,7 @@ from ossia.train.step import (
     sums_and_most,
     without_graph,
 )
+from ossia.train.weights.device import device_of
 from ossia.train.weights.export import load_weights
 from ossia.train.weights.quantization import set_fake_quantize
 
@@ -87,17 +88,15 @@ def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
     parallel = run.parallel
     quantized = bool(run.quantize)
     check(run.config, ep=parallel.ep, tp=parallel.tp, quantize=quantized)
-    meshes = join(parallel)
+    meshes = join(parallel, device_of(run).type)
     model = start(run, meshes)
     balancer = Balancer(model, run.hyper.balance, run.steps * run.updates)
     worker = DistributedStep(model, run, balancer, meshes)
     return worker, ShardedSaver(run.out, worker.like)
 
 
-def join(parallel: Parallel) -> Meshes:
-    """Make this one of the processes that torchrun started. Uses CUDA and NCCL where there is a
-    GPU, else gloo.
-    """
+def join(parallel: Parallel, device: str) -> Meshes:
+    """Make this one of the processes that torchrun started: by NCCL on "cuda", else by gloo."""
     found = int(os.environ.get("WORLD_SIZE", "1"))
     wanted = parallel.processes
     if found != wanted:
@@ -107,7 +106,6 @@ def join(parallel: Parallel) -> Meshes:
             f"parallel asks for {wanted} processes ({sizes}), but there is {found}: start the run"
             f" with `torchrun --nproc-per-node {wanted} ...` on one machine, or change parallel"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     begin_processes(device)
     # gathers in two moves where one might do: when saving, and under Muon for what is cut by both
     # fsdp and tp

@@ -301,6 +301,7 @@ class Recipe:
             rule=config.rule,
             layout=self._between,
             hyper=config.learn.hyper,
+            device=config.device,
         )
 
     @property
@@ -370,6 +371,7 @@ class Recipe:
             rule=config.rule,
             layout=config.layout,
             hyper=reward.hyper,
+            device=config.reward_device,
         )
 
     @property

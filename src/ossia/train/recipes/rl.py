@@ -23,6 +23,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from ossia.checkpoint import load, open_checkpoint
 from ossia.errors import ConfigError
 from ossia.figures import markdown_table
@@ -55,8 +57,9 @@ from ossia.train.rl.ranks import Ranks
 from ossia.train.rl.sampler import Drawer, Sampler
 from ossia.train.rl.settings import HYPER, UNUSED, Actors, Evaluating, Objective, Sampling
 from ossia.train.run import Run
-from ossia.train.settings import Hyperparameters, Lora, Parallel
+from ossia.train.settings import Device, Hyperparameters, Lora, Parallel
 from ossia.train.step import Worker
+from ossia.train.weights.device import device_of
 from ossia.train.weights.export import fingerprint as fingerprint_of_weights
 from ossia.train.weights.export import start
 from ossia.turn import stop_ids
@@ -89,6 +92,7 @@ class Config:
     actors: Actors = Actors()  # noqa: RUF009 - frozen
     # processes that train together, under torchrun; each samples its share, unless there are actors
     parallel: Parallel | None = None
+    device: Device = "auto"  # to learn on; auto: the CPU, which sampling.sampler=exact needs
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.save_every < 1:
@@ -112,6 +116,12 @@ class Config:
             raise ConfigError(
                 "sampling.sampler=exact needs hyper.compile=false and hyper.precision=float32; or "
                 "sample with sampling.sampler=float32 and objective.correction=tis"
+            )
+        if self.device == "cuda" and (self.sampling.sampler == "exact" or self.actors.count):
+            raise ConfigError(
+                "device=cuda learns from samples of this process that are not exact: sample with "
+                "sampling.sampler=float32 and objective.correction=tis, without actors; or "
+                "device=cpu"
             )
         if self.objective.advantage == "maxrl" and self.sampling.punishes:
             raise ConfigError(
@@ -248,7 +258,9 @@ def _use_threads(config: Config) -> None:
 def run_of(config: Config, out: Path, problems: Problems | None = None) -> Run:
     plain = _model_of_run(config, out / "train")
     tokenizer = tokenizer_of(base_folder(config.model))
-    teacher = None if config.teacher is None else _teacher(config.teacher, tokenizer)
+    teacher = None
+    if config.teacher is not None:
+        teacher = _teacher(config.teacher, tokenizer, device_of(plain))
     policy = Policy(config.objective, config.sampling, teacher, _asked(config))
     run = replace(plain, objective=policy)
     learner = Learner(
@@ -287,6 +299,7 @@ def _model_of_run(config: Config, out: Path) -> Run:
         updates=config.objective.updates,
         halves=config.objective.halves,
         threads=config.threads,
+        device=config.device,
     )
 
 
@@ -339,7 +352,7 @@ def _whole(path: Path | None) -> Path | None:
     return None if path is None else path.resolve()
 
 
-def _teacher(name: str, tokenizer: Tokenizer) -> Transformer:
+def _teacher(name: str, tokenizer: Tokenizer, device: torch.device) -> Transformer:
     """Raises `ConfigError` if it reads other tokens."""
     folder = base_folder(name)
     if tokenizer_of(folder).specials != tokenizer.specials or (
@@ -349,7 +362,7 @@ def _teacher(name: str, tokenizer: Tokenizer) -> Transformer:
             f"{name} has another tokenizer than the model that learns; its answers can be learned "
             "as examples: ossia train sft"
         )
-    return load(folder, "float32").eval().requires_grad_(False)
+    return load(folder, "float32", device).eval().requires_grad_(False)
 
 
 def compare(config: Config, out: Path) -> Mapping[str, Any]:

@@ -42,7 +42,7 @@ from ossia.train.losses import cross_entropy
 from ossia.train.overrides import flat
 from ossia.train.pipeline import Phase, watchers_of
 from ossia.train.run import Run
-from ossia.train.settings import Balance, Hyperparameters, Lora, Parallel
+from ossia.train.settings import Balance, Device, Hyperparameters, Lora, Parallel
 from ossia.train.weights.adapter import load_adapter
 from ossia.train.weights.export import load_weights
 from ossia.train.weights.merge import merge
@@ -90,6 +90,7 @@ class Config:
     layout: Literal["hf", "original", "hf-bf16"] = "hf"  # of the checkpoint that is written
     hyper: Hyperparameters = HYPER
     parallel: Parallel | None = None  # processes, under torchrun
+    device: Device = "auto"  # to train on; auto: a GPU where there is one
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
@@ -269,6 +270,7 @@ def run_of(config: Config, out: Path) -> Run:
         quantize=config.rule if config.quantize else False,
         lora=config.changes,
         parallel=config.parallel,
+        device=config.device,
     )
 
 

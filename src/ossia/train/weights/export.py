@@ -27,6 +27,7 @@ from ossia.model import Transformer
 from ossia.train.optim import trained
 from ossia.train.run import Run
 from ossia.train.state import write_whole
+from ossia.train.weights.device import device_of
 from ossia.train.weights.lora import attach, describe_adapter
 from ossia.train.weights.quantization import set_fake_quantize
 
@@ -40,9 +41,11 @@ Shapes = dict[str, tuple[int, ...]]
 def start(run: Run) -> Transformer:
     """The model that `run` begins with, in training mode: fresh, from a run's folder, or from a
     released checkpoint, whose experts become trainable matrices (with LoRA they stay packed). It
-    has the architecture of `run.config`.
+    has the architecture of `run.config`, and lies on the run's device; fresh weights are the same
+    on every one.
 
-    Raises `CheckpointError` if the weights are of other shapes.
+    Raises `CheckpointError` if the weights are of other shapes, `ConfigError` if there is no such
+    device.
     """
     if run.lora is not None:
         model = _frozen(run)
@@ -53,7 +56,7 @@ def start(run: Run) -> Transformer:
         model = load_weights(run.config, run.start_from)
     set_fake_quantize(model, run.quantize)
     model.compute_dtype = getattr(torch, run.hyper.precision)
-    return model.train()
+    return model.to(device_of(run)).train()
 
 
 def _frozen(run: Run) -> Transformer:
