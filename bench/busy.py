@@ -137,7 +137,7 @@ def training() -> Callable[[str], Iterator[int]]:
     hyper = Hyperparameters(
         tokens_per_step=4 * PROMPT, longest=PROMPT, optimizer="adamw", shards=CORES
     )
-    run = Run("busy", config, examples, 1_000_000, hyper, Path("/nowhere"))
+    run = Run("busy", config, examples, 1_000_000, hyper, Path("/nowhere"), device="cpu")
     model = start(run)
     trainer = ThreadedStep(model, run, Balancer(model, hyper.balance, run.steps))
 

@@ -89,7 +89,15 @@ def main() -> None:
     args = parser.parse_args()
     nano.keep_memory()
     hyper = replace(nano.Config().hyper, tokens_per_step=args.tokens)
-    run = Run("bench", ModelConfig.preset("nano"), examples, args.steps + 2, hyper, Path("unused"))
+    run = Run(
+        "bench",
+        ModelConfig.preset("nano"),
+        examples,
+        args.steps + 2,
+        hyper,
+        Path("unused"),
+        device="cpu",
+    )
     packed = pack(run.examples(None), run.hyper.tokens_per_step, run.hyper.longest)
     batches = [batch for batch, _ in islice(packed, args.steps + 2)]
     trainers = {

@@ -78,7 +78,16 @@ def ours(config: ModelConfig, args: argparse.Namespace, folder: Path) -> list[fl
         tokens_per_step=args.batch * args.context, longest=args.context, optimizer="adamw", warmup=2
     )
     seconds: list[float] = []
-    run = Run("bench", config, examples, args.steps + SKIPPED, hyper, folder, save_every=1000)
+    run = Run(
+        "bench",
+        config,
+        examples,
+        args.steps + SKIPPED,
+        hyper,
+        folder,
+        save_every=1000,
+        device="cpu",
+    )
     train(run, watchers=[lambda report: seconds.append(report.seconds)])
     return seconds
 
