@@ -87,7 +87,7 @@ async def test_one_odd_keyword_leaves_the_others_in_force(llm: LLM, odd: str) ->
     """What nano would never say by itself, so the grammar holds it to the rest of the schema."""
     schema = SCHEMA | {"properties": {**SCHEMA["properties"], **ODD[odd]}}  # type: ignore[dict-item]
     function = FUNCTION | {"parameters": schema}
-    body = {"messages": USER, "max_tokens": 200, "temperature": 1, "seed": 3}
+    body = {"messages": USER, "max_tokens": 400, "temperature": 1, "seed": 3}
     body |= {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
     app = create_app(llm.engine, llm.tokenizer, Settings(model_name="nano"))
     async with app.router.lifespan_context(app):
