@@ -52,10 +52,10 @@ class Leading:
 
     def __init__(self, runner: object, tables: PageTables, spread: Spread) -> None:
         self.spread = spread
-        self.number = spread.next_number
-        spread.next_number += 1
         pages = {window: pool.total for window, pool in tables.pools.items()}
         with spread.lock:
+            self.number = spread.next_number
+            spread.next_number += 1
             self._tell(Made(self.number, pages))
         # Said with the next message: a runner may be forgotten in the middle of a step.
         weakref.finalize(runner, spread.dropped.append, self.number).atexit = False

@@ -30,7 +30,7 @@ from ossia.engine.pages import PageRun, PageTables, first_seen
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """PAGE tokens after those of `parent`, as int32; a root has none. `page`: None if no layer has
+    """PAGE tokens after those of `parent`, as int64; a root has none. `page`: None if no layer has
     full attention.
     """
 
