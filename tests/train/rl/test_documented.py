@@ -61,7 +61,7 @@ def test_the_step_that_is_explained() -> None:
     found = advantages(rewards, "centered")
     assert found == wanted
     assert sum(value * 81 for value in wanted) / (8 * 81) == 0
-    assert "(3 * 81 * 0.625 - 5 * 81 * 0.375) / 648" in PAGE
+    assert "(6 * 81 * 0.25 - 2 * 81 * 0.75) / 648" in PAGE
     folder = find("nano")
     model = load(folder, "float32")
     tokenizer = Tokenizer.from_pretrained(folder)
@@ -73,10 +73,12 @@ def test_the_step_that_is_explained() -> None:
 
 
 def _answer(carry: str, final: str) -> str:
-    tens = carry.split("->")[1]
+    total, digits = carry.split("=")[1].split("->")
+    carried = int(total) // 10
+    hundreds = 3 + carried
     return (
         f"<|channel|>analysis<|message|>18 * 31: 8*1=8->8, 1*1=1, 8*3=24, {carry}, 1*3=3, "
-        f"3+2=5->5{tens}<|end|><|start|>assistant<|channel|>final<|message|>{final}<|return|>"
+        f"3+{carried}={hundreds}->{hundreds}{digits}<|end|><|start|>assistant<|channel|>final<|message|>{final}<|return|>"
     )
 
 
