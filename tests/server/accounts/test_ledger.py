@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -238,3 +239,65 @@ async def test_many_at_the_same_time_add_up(fleet: Fleet) -> None:
     await asyncio.gather(*(server.ask() for server in servers))
     await asyncio.gather(*(server.ask() for server in servers))
     assert {server.caller().tokens_left for server in servers} == {10**9 - 180}
+
+
+async def test_what_waits_for_its_turn_is_not_written_twice(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third comes between the end of the first and the beginning of the second."""
+    server = fleet.server(shared=False)
+    write = server.ledger._write
+
+    async def slow(*asked: Any) -> Any:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return await write(*asked)
+
+    monkeypatch.setattr(server.ledger, "_write", slow)
+    caller = server.caller()
+    first = asyncio.create_task(server.ledger.settle(caller))
+    second = asyncio.create_task(server.ledger.settle(caller))
+    await asyncio.sleep(0)
+    caller.spend(Usage(7, 0, 3))
+    await first
+    await asyncio.gather(second, *(server.ledger.settle(caller) for _ in range(3)))
+    assert [each.used for each in await all_of(server)] == [Used(7, 0, 3)]
+
+
+async def test_who_waits_when_writing_is_cancelled_is_written_later(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = fleet.server(shared=False)
+    for name in ("ann", "bob"):
+        await server.ask(Usage(5), name)
+    began = asyncio.Event()
+
+    async def stuck(*asked: Any) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server.ledger, "_write", stuck)
+        task = asyncio.create_task(server.ledger.settle_ended())
+        await began.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await server.ledger.close()
+    assert [each.used.prompt for each in await all_of(server)] == [5, 5]
+
+
+async def test_a_statement_at_midnight_counts_for_the_day_before(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = fleet.server(shared=False, tokens_per_day=100)
+    fleet.now = NOON + DAY / 2 - 1
+    write = server.ledger._write
+
+    async def late(*asked: Any) -> Any:
+        fleet.now += 2
+        return await write(*asked)
+
+    monkeypatch.setattr(server.ledger, "_write", late)
+    server.caller().spend(Usage(200))
+    await server.ledger.settle(server.caller())
+    assert not server.caller().today.is_used_up, "the new day has begun"

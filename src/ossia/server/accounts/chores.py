@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from ossia.server.service import Service
 from ossia.server.store.protocol import StoreError
@@ -21,33 +22,40 @@ class Chores:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._tasks: list[asyncio.Task[None]] = []
+        self._over = asyncio.Event()
 
     def open(self) -> None:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._write()), loop.create_task(self._sweep())]
 
     async def close(self) -> None:
-        """What was used is written."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """What was used is written. Nothing is cancelled: nobody could say whether a statement that
+        is on its way was carried out, and it would be written twice or never.
+        """
+        self._over.set()
+        await asyncio.gather(*self._tasks)
         await self.service.ledger.close()
 
     async def _write(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY)
+        while not await self._is_over(EVERY):
             try:
                 await self.service.ledger.settle_ended()
             except Exception as error:
                 _say("what was used is not written yet", error)
 
     async def _sweep(self) -> None:
-        while True:
+        while not self._over.is_set():
             try:
                 await sweep(self.service)
             except Exception as error:
                 _say("what is too old is not removed yet", error)
-            await asyncio.sleep(SWEEP)
+            await self._is_over(SWEEP)
+
+    async def _is_over(self, seconds: float) -> bool:
+        """After so long, or as soon as it is."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), seconds)
+        return self._over.is_set()
 
 
 def _say(what: str, error: Exception) -> None:

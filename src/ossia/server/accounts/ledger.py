@@ -18,6 +18,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from ossia.server.access import Access, Allowance, Caller
 from ossia.server.accounts.tally import DAY, KINDS, Used
@@ -79,7 +80,8 @@ class Ledger:
         self.model = model
         self.shared = shared
         self._home = secrets.token_hex(8)
-        self._turns: dict[str, asyncio.Lock] = {}
+        # two at a time would write the same twice
+        self._turns: WeakKeyDictionary[Caller, asyncio.Lock] = WeakKeyDictionary()
         self._soon: set[asyncio.Task[bool]] = set()
         if shared:
             access.changed = self._change
@@ -110,17 +112,20 @@ class Ledger:
         self.access.ended = {}
         if self.shared:
             waiting |= {each.name: each for each in self.access.busy() if _counts(each)}
-        while waiting:
-            _, caller = waiting.popitem()
-            if not await self.settle(caller):
-                self.access.ended |= waiting
-                return
+        try:
+            while waiting:
+                name = next(iter(waiting))
+                if not await self.settle(waiting[name]):
+                    return
+                del waiting[name]
+        finally:  # also if this is cancelled
+            self.access.ended |= waiting
 
     async def settle(self, caller: Caller) -> bool:
         """Writes what is not written, and tells the caller the sums; whether that was possible. A
         store that fails is logged: the limits hold here all the same, and it is written later.
         """
-        turn = self._turns.setdefault(caller.name, asyncio.Lock())
+        turn = self._turns.setdefault(caller, asyncio.Lock())
         try:
             async with turn:
                 await self._settle(caller)
@@ -129,18 +134,16 @@ class Ledger:
             self.access.ended[caller.name] = caller
             log.warning("what has been used is not written yet: %s", error)
             return False
-        finally:
-            if not turn.locked():
-                self._turns.pop(caller.name, None)
 
     async def _settle(self, caller: Caller) -> None:
         used = caller.tally.used.copy()
         running = caller.running
         spent = {kind: limit.unwritten for kind, limit in self._minutes(caller)}
+        day = int(self.store.clock() // DAY)
         amounts = [
             *self._of_minutes(caller, spent),
             *self._of_running(caller, running),
-            *self._of_day(caller, used - caller.tally.written),
+            *self._of_day(day, used - caller.tally.written),
         ]
         sums = {}
         elsewhere = 0
@@ -150,7 +153,6 @@ class Ledger:
         caller.tally.written = used
         caller.running_written = running if RUNNING in sums else caller.running_written
         caller.elsewhere = elsewhere if self.shared else 0
-        day = int(self.store.clock() // DAY)
         caller.today.told(day, int(sums[OF_DAY]) + (caller.tally.used - used).tokens)
         for kind, limit in self._minutes(caller):
             limit.unwritten -= spent[kind]
@@ -171,8 +173,7 @@ class Ledger:
         if self.shared and _counts(caller):
             yield Amount(RUNNING, self._home, 0, running - caller.running_written)
 
-    def _of_day(self, caller: Caller, used: Used) -> Iterable[Amount]:
-        day = int(self.store.clock() // DAY)
+    def _of_day(self, day: int, used: Used) -> Iterable[Amount]:
         for kind in KINDS:
             amount = getattr(used, kind)
             if amount:
