@@ -85,6 +85,8 @@ async def test_only_an_administrator_is_told(client_for: Any) -> None:
         for query in ("start=yesterday", "start=2026-02-01&end=2026-01-01"):
             answer = await client.get(f"/v1/usage?{query}", headers={"x-api-key": "boss"})
             assert answer.status_code == 400 and answer.json()["error"]["param"] == "start"
+        answer = await client.get("/v1/usage?end=0001-01-05", headers={"x-api-key": "boss"})
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "end"
     async with client_for(SAYS) as client:  # without keys nobody is one
         assert (await client.get("/v1/usage")).status_code == 403
         assert (await client.delete("/v1/users/x")).status_code == 403

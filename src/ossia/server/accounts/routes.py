@@ -40,6 +40,8 @@ def router(service: Service) -> APIRouter:
         """
         _check_admin(request)
         last = end or datetime.now(UTC).date()
+        if last < FIRST:
+            raise bad(f"end must be {FIRST} or later, found {last}", "end")
         first = start or last - timedelta(days=DAYS - 1)
         if first > last:
             raise bad(f"start must not be after end, which is {last}, found {first}", "start")

@@ -60,6 +60,7 @@ class Fleet:
         self._replicas = Replicas(store)
         self._line: Line | None = None
         self._beating: asyncio.Task[None] | None = None
+        self._copying: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._heard_since: float | None = None  # since when every beat has reached the store
 
     @property
@@ -106,6 +107,9 @@ class Fleet:
             except OssiaError as error:
                 self._heard_since = None
                 log.debug("this server could not say that it is there: %s", error)
+            except Exception:  # it must not fall silent: the others would give up its answers
+                self._heard_since = None
+                log.exception("this server could not say that it is there")
 
     async def _bury(self, give_up: Callable[[StoredResponse], Awaitable[None]]) -> None:
         """Who has not heard the store for so long itself cannot know who is gone."""
@@ -250,14 +254,26 @@ class Fleet:
                 continue
             there = await self.home_of(id)
             if there is not None and there.lives:
-                await self._copy(uploads, caller, id, there.home)
+                await self._copied(uploads, caller, id, there.home)
+
+    async def _copied(self, uploads: Uploads, caller: str, id: str, home: str) -> None:
+        """One copy of a file is made at a time, however many requests name it."""
+        key = (caller, id)
+        copying = self._copying.get(key)
+        if copying is None:
+            copying = asyncio.create_task(self._copy(uploads, caller, id, home))
+            self._copying[key] = copying
+            copying.add_done_callback(lambda task: self._copying.pop(key))
+        await asyncio.shield(copying)
 
     async def _copy(self, uploads: Uploads, caller: str, id: str, home: str) -> None:
         """Nothing, if the other server has none: the request is told so where it names it."""
         assert self._line is not None
         about = await self._line.read(home, f"/v1/files/{id}", caller)
+        if about.status_code != 200:
+            return
         content = await self._line.read(home, f"/v1/files/{id}/content", caller)
-        if about.status_code != 200 or content.status_code != 200:
+        if content.status_code != 200:
             return
         said = orjson.loads(about.content)
         now = uploads.clock()

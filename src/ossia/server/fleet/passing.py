@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PASSED = "x-ossia-passed"  # the header
 LASTS = 60.0  # seconds for which the proof holds, and by which clocks may differ
 CONNECT = 3.0  # seconds
+READ = 30.0  # seconds without a byte of what is read whole
 SENT = ("content-type", "accept", "anthropic-version", "anthropic-beta")
 RETURNED = ("content-type", "content-disposition", "cache-control", "retry-after")
 
@@ -154,9 +155,13 @@ class Line:
         headers: Mapping[str, str] | None = None,
     ) -> httpx2.Response:
         """The whole answer there to a request without a body."""
-        answer = await self._sent(home, method, target, caller, headers or {})
+        import httpx2
+
+        answer = await self._sent(home, method, target, caller, headers or {}, patience=READ)
         try:
             await answer.aread()
+        except httpx2.TransportError as error:
+            raise unanswered() from error
         finally:
             await answer.aclose()
         return answer
@@ -169,12 +174,17 @@ class Line:
         caller: str,
         headers: Mapping[str, str],
         body: bytes = b"",
+        patience: float | None = None,
     ) -> httpx2.Response:
+        """`patience`: seconds between two parts of the answer; None: an answer may take long."""
         import httpx2
 
         shown = {**headers, PASSED: self._proof.made(caller, method, target)}
         shown["accept-encoding"] = "identity"  # it goes back as it comes
-        made = self._client.build_request(method, home + target, headers=shown, content=body)
+        timeout = httpx2.Timeout(patience, connect=CONNECT)
+        made = self._client.build_request(
+            method, home + target, headers=shown, content=body, timeout=timeout
+        )
         try:
             return await self._client.send(made, stream=True)
         except httpx2.TransportError as error:

@@ -29,6 +29,7 @@ LOCK = 0x6F737369  # "ossi": of whoever makes the tables
 CONNECTIONS = 8  # of one server
 CONNECT = 5.0  # seconds
 STATEMENT = 30.0  # seconds
+SCRUB = 3600.0  # seconds: of large tables it takes long, and holds up nobody
 # a server that stops in the middle of a transaction must not hold up the others
 SESSION = {"application_name": "ossia", "idle_in_transaction_session_timeout": "15s"}
 AGAIN = 1.0  # seconds in which a database that did not answer is not tried again
@@ -125,7 +126,8 @@ class Postgres:
         FULL, under which everybody waits, makes new files at once.
         """
         async with self.session() as db:
-            await db.run("VACUUM entry, item, part, approved, thought, account")
+            tables = "entry, item, part, approved, thought, account"
+            await db.connection.execute(f"VACUUM {tables}", timeout=SCRUB)
 
     def clock(self) -> float:
         return time.time() + self._ahead
