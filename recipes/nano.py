@@ -346,7 +346,7 @@ class Recipe:
         return mix(sources, {"conversations": 2, "beyond": 1})(state)
 
     def _last_lessons(self, state: State) -> Iterator[tuple[Example, State]]:
-        """More of them; a fifth are pages of single steps of arithmetic, where most mistakes
+        """More of them; some are pages of single steps of arithmetic, where most mistakes
         begin.
         """
         sources = {
@@ -354,7 +354,7 @@ class Recipe:
             "beyond": partial(self._beyond, 1),
             "steps": self._single_steps,
         }
-        return mix(sources, {"conversations": 11, "beyond": 5, "steps": 4})(state)
+        return mix(sources, {"conversations": 12, "beyond": 5, "steps": 3})(state)
 
     def _single_steps(self, state: State) -> Iterator[tuple[Example, State]]:
         tokenizer, index = self.tokenizer, state or 0

@@ -21,11 +21,11 @@ from ossia.tasks.world.facts import draw_facts, fact_turn, story_of, unknown_tur
 from ossia.tasks.world.relations import WORDS as FACT_WORDS
 
 MIXTURE: Mapping[str, int] = {  # in percent
-    "arithmetic": 39,
+    "arithmetic": 35,
     "word problems": 12,
     "facts": 15,
-    "multi-turn": 9,
-    "calculator": 15,
+    "multi-turn": 14,
+    "calculator": 14,
     "scope": 10,
 }
 DRILLED = ("arithmetic", "word problems", "facts", "scope")  # tasks of one turn, without tools

@@ -3,7 +3,7 @@ nonsense of every sort.
 
     kind, text = message(rng, "held_out")
 
-Knows words; no tasks and no models. Templates, and half of the ways to write nonsense, are kept for
+Knows words; no tasks and no models. Templates, and five of the ways to write nonsense, are kept for
 measuring.
 """
 
@@ -156,6 +156,17 @@ def _one_again(rng: Random) -> str:
     return unit * rng.randint(2, 59)
 
 
+def _runs_of_marks(rng: Random) -> str:
+    """`???!!!!..`: each mark several times, a few of them."""
+    runs = rng.randint(1, 5)
+    marks = rng.choices(string.punctuation, k=runs)
+    return "".join(mark * rng.randint(2, 9) for mark in marks)
+
+
+def _faces(rng: Random) -> str:
+    return _some(rng, partial(rng.choice, WORDS["faces"]), 1, 6)
+
+
 def _marks(rng: Random) -> str:
     return _drawn(rng, string.punctuation, 40)
 
@@ -191,6 +202,8 @@ _TRAINED: tuple[Way, ...] = (
     _keys,
     _made_up_words,
     _one_again,
+    _runs_of_marks,
+    _faces,
     _emoji,
     _numbers,
 )
@@ -205,7 +218,7 @@ _MEASURED: tuple[Way, ...] = (
 
 
 def nonsense(rng: Random, split: Split) -> str:
-    """Training shows half of the ways; all of them are measured."""
+    """Training shows some of the ways; all of them are measured."""
     ways = _TRAINED
     if split == "held_out":
         ways = _MEASURED

@@ -42,15 +42,15 @@ class Kind:
 
 KINDS = (
     Kind(
-        share=0.74,
+        share=0.68,
         said="out_of_scope",
         reply=ONLY,
         mark="I can only do small arithmetic",
         thought="This is neither arithmetic nor about given facts.",
     ),
-    Kind(0.08, "greetings", HELLO, "hello", "This is a greeting."),
-    Kind(0.05, "thanks", WELCOME, "welcome", "This is a thank-you."),
-    Kind(0.02, "farewells", GOODBYE, "goodbye", "This is a farewell."),
+    Kind(0.1, "greetings", HELLO, "hello", "This is a greeting."),
+    Kind(0.08, "thanks", WELCOME, "welcome", "This is a thank-you."),
+    Kind(0.03, "farewells", GOODBYE, "goodbye", "This is a farewell."),
     Kind(0.05, "abilities", ABLE, ABLE, "The user asks what I can do."),
     Kind(0.06, "identity", SELF, "I am nano", "The user asks who I am."),
 )
