@@ -7,6 +7,7 @@ import builtins
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,6 +135,36 @@ async def test_a_database_that_goes_away_and_comes_back(
             await asyncio.sleep(0.05)
     assert await kept.put(stored("r2"), must=True) and "answers again" in caplog.text
     await kept.close()
+
+
+@slow
+async def test_one_broken_connection_breaks_no_other(new_database: str) -> None:
+    kept = store(new_database)
+    await kept.open()
+    await kept.put(stored("r1"))
+    async with kept.session() as good, kept.session() as bad:
+        found = await bad.one("SELECT pg_backend_pid()")
+        assert found is not None
+        await good.one("SELECT pg_terminate_backend($1)", found[0])
+        with pytest.raises(StoreUnreachable):
+            async with kept.session() as third:
+                await third.one("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert await good.one("SELECT 1") == (1,)
+        assert await kept.get("ann", "r1") is not None  # and nobody is refused meanwhile
+    await kept.close()
+
+
+@slow
+async def test_urls_and_certificates_that_do_not_work(new_database: str, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.crt"
+    empty.write_text("no certificate\n")
+    for more, error, named in (
+        ("sslmode=yes", StoreError, "by this URL: .*sslmode"),
+        (f"sslmode=verify-full&sslrootcert={empty}", StoreUnreachable, "sslrootcert=FILE"),
+        (f"sslmode=verify-full&sslrootcert={tmp_path}/no.crt", StoreUnreachable, "No such file"),
+    ):
+        with pytest.raises(error, match=named):
+            await store(f"{new_database}&{more}").open()
 
 
 @slow

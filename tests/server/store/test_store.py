@@ -128,6 +128,19 @@ def test_a_response_is_no_conversation(store: Waited) -> None:
     assert store.get("ann", conversation) is None and not store.delete("ann", conversation)
 
 
+def test_items_that_are_added_again_because_nobody_was_told(store: Waited) -> None:
+    conversation = store.new_conversation("ann", {})["id"]
+    turn = [message("one", id="msg_1"), message("two", id="msg_2")]
+    added = store.add_items("ann", conversation, turn)
+    assert store.add_items("ann", conversation, turn, again=True) == []
+    assert store.items("ann", conversation) == added == turn
+    more = [*turn, message("other", id="msg_2"), message("three", id="msg_3")]
+    added += store.add_items("ann", conversation, more, again=True)
+    texts = [item["content"][0]["text"] for item in store.items("ann", conversation)]
+    assert texts == ["one", "two", "other", "three"]
+    assert store.items("ann", conversation) == added  # another text under a taken id is another
+
+
 def test_items_of_a_conversation(store: Waited, clock: Clock) -> None:
     made = store.new_conversation("ann", {"k": "v"}, [message("one", id="msg_1")])
     id = made["id"]

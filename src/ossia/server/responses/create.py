@@ -381,9 +381,9 @@ class ResponseService:
         """Also when the client goes away meanwhile."""
         await self.service.keep(f"response {pending.id}", partial(self._kept, pending))
 
-    async def _kept(self, pending: PendingResponse) -> None:
+    async def _kept(self, pending: PendingResponse, again: bool) -> None:
         """Keeps what later requests need: the store's entry, the conversation's items, and the
-        reasoning that led to calls.
+        reasoning that led to calls. `again`: some of it may be kept already.
         """
         book = pending.book
         body = pending.body
@@ -396,9 +396,8 @@ class ResponseService:
             await self.service.store.put(self._stored(pending))
         if body.conversation_id is not None and book.end is not None:
             try:
-                await self.service.store.add_items(
-                    owner, body.conversation_id, [*prompt.input, *book.response["output"]]
-                )
+                items = [*prompt.input, *book.response["output"]]
+                await self.service.store.add_items(owner, body.conversation_id, items, again=again)
             except StoreUnreachable:
                 raise
             except (

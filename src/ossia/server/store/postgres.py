@@ -3,13 +3,15 @@
 The first server makes the tables, under a lock, so that two which start together do not collide.
 Writers take turns by locking the row of `used`, so that the rules above see what a single writer
 would see, whichever server it is. While the database does not answer, every request that needs it
-is refused, and the log has one line; it is connected to again when it is asked again.
+is refused, and the log has one line; it is connected to again when it is asked again. A connection
+that breaks takes nothing with it but the statement that was on it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -32,7 +34,7 @@ STATEMENT = 30.0  # seconds
 SCRUB = 3600.0  # seconds: of large tables it takes long, and holds up nobody
 # a server that stops in the middle of a transaction must not hold up the others
 SESSION = {"application_name": "ossia", "idle_in_transaction_session_timeout": "15s"}
-AGAIN = 1.0  # seconds in which a database that did not answer is not tried again
+AGAIN = 0.5  # seconds in which a database that did not answer is not tried again
 SCHEMA = f"""
 CREATE TABLE ossia (version INTEGER NOT NULL);
 INSERT INTO ossia VALUES ({VERSION});
@@ -113,8 +115,11 @@ class Postgres:
 
     async def open(self) -> None:
         """Makes the tables if there are none. Raises `StoreError`."""
-        with self._telling():
-            await self._connected()
+        try:
+            with self._telling():
+                await self._connected()
+        except StoreUnreachable as error:  # whoever starts a server wants to know why
+            raise StoreUnreachable(f"{error} ({error.__cause__!r})") from error.__cause__
 
     async def close(self) -> None:
         if self._pool is not None:
@@ -136,8 +141,14 @@ class Postgres:
     async def session(self) -> AsyncIterator[_Statements]:
         with self._telling():
             pool = await self._connected()
-            async with pool.acquire() as connection:
+            connection = await self._acquired(pool)
+            try:
                 yield _Statements(connection)
+            except driver().InternalClientError:
+                connection.terminate()  # it is in a state from which it does not come back
+                raise
+            finally:
+                await pool.release(connection)
 
     @asynccontextmanager
     async def transaction(self, *, durably: bool = False) -> AsyncIterator[_Statements]:
@@ -147,11 +158,11 @@ class Postgres:
             yield db
 
     async def _connected(self) -> asyncpg.Pool[Any]:
+        self._check_patience()
         if self._pool is not None:
             return self._pool
         async with self._opening:
             if self._pool is None:
-                self._check_patience()
                 self._pool = await self._opened()
         return self._pool
 
@@ -177,45 +188,67 @@ class Postgres:
         )
         try:
             async with made.acquire() as connection:
-                await _check(connection, shown(self.url))
-                now = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())")
-                self._ahead = float(now) - time.time()
+                await self._meet(connection)
         except BaseException:
             made.terminate()
             raise
         return made
 
+    async def _acquired(self, pool: asyncpg.Pool[Any]) -> Any:
+        """A connection that works, as far as one can tell. After a time without the database, it
+        is looked at as a new one.
+        """
+        try:
+            connection = await pool.acquire()
+            if self._tried is None:
+                return connection
+            try:
+                await self._meet(connection)
+            except BaseException:
+                await pool.release(connection)
+                raise
+        except _gone() as error:
+            if self._tried is None:
+                log.error("the database of responses does not answer: %r", error)
+            self._tried = time.monotonic()
+            raise
+        return connection
+
+    async def _meet(self, connection: Any) -> None:
+        """The database may be another than it was: one that was empty, or whose clock differs."""
+        await _check(connection, shown(self.url))
+        now = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())")
+        self._ahead = float(now) - time.time()
+        if self._tried is not None:
+            self._tried = None
+            log.warning("the database of responses answers again")
+
     @contextmanager
     def _telling(self) -> Iterator[None]:
         """Errors of the database as ours."""
+        name = f"the database of responses ({shown(self.url)})"
+        known = driver()
         try:
             yield
+        except known.ClientConfigurationError as error:
+            raise StoreError(f"{name} cannot be reached by this URL: {error}") from error
+        except ssl.SSLError as error:
+            raise StoreUnreachable(
+                f"{name} is not connected to, for its certificate or its TLS: {error}. Name who "
+                "signed it in the URL: sslmode=verify-full&sslrootcert=FILE"
+            ) from error
         except _gone() as error:
             if isinstance(error, ValueError):  # a value that it does not take: a bug of ours
                 raise
-            self._lost(error)
+            log.debug("the database of responses failed: %r", error)
             raise self._silent() from error
-        except driver().DiskFullError as error:
+        except known.DiskFullError as error:
             raise DiskFull(
-                f"the disk of the database of responses ({shown(self.url)}) is full: ask again "
-                "when there is room on it, or with store: false"
+                f"the disk of {name} is full: ask again when there is room on it, or with store: "
+                "false"
             ) from error
-        except driver().PostgresError as error:
-            raise StoreError(
-                f"the database of responses ({shown(self.url)}) failed: {error}"
-            ) from error
-        else:
-            if self._tried is not None:
-                self._tried = None
-                log.warning("the database of responses answers again")
-
-    def _lost(self, error: BaseException) -> None:
-        if self._tried is None:
-            log.error("the database of responses does not answer: %r", error)
-        self._tried = time.monotonic()
-        if self._pool is not None:
-            self._pool.terminate()
-            self._pool = None
+        except known.PostgresError as error:
+            raise StoreError(f"{name} failed: {error}") from error
 
 
 class _Statements:
@@ -259,6 +292,7 @@ def _gone() -> tuple[type[Exception], ...]:
         OSError,
         TimeoutError,
         known.InterfaceError,
+        known.InternalClientError,
         known.PostgresConnectionError,
         known.CannotConnectNowError,
         known.AdminShutdownError,

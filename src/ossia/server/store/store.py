@@ -294,14 +294,23 @@ class Store:
 
     @timed
     async def add_items(
-        self, owner: str, conversation_id: str, items: Sequence[dict[str, Any]]
+        self,
+        owner: str,
+        conversation_id: str,
+        items: Sequence[dict[str, Any]],
+        *,
+        again: bool = False,
     ) -> list[dict[str, Any]]:
         """The items as they were added: an item without an id, or with one that is taken, gets a
-        new one. Raises `KeyError` for an unknown conversation, and `StoreFull`.
+        new one. `again`: a try before may have added them, though nobody was told; then what is
+        there as it is here stays. Raises `KeyError` for an unknown conversation, and `StoreFull`.
         """
         async with self.writing() as db:
             if (found := await self._find(db, owner, conversation_id)) is None:
                 raise KeyError(conversation_id)
+            if again:
+                there = {body for _, body in await self._with_ids_of(db, found[0], items)}
+                items = [item for item in items if orjson.dumps(item) not in there]
             return await self._insert_items(db, found[0], items)
 
     @timed
@@ -321,7 +330,7 @@ class Store:
     ) -> list[dict[str, Any]]:
         made = []
         rows = []
-        taken = await self._taken(db, key, items)
+        taken = {id for id, _ in await self._with_ids_of(db, key, items)}
         for item in items:
             id = item.get("id")
             if not id or plain([id])[0] in taken:
@@ -333,15 +342,17 @@ class Store:
         await self._touch(db, key, sum(len(body) + OVERHEAD for _, _, body in rows))
         return made
 
-    async def _taken(self, db: Statements, key: int, items: Sequence[dict[str, Any]]) -> set[str]:
-        """The ids among those of the items that the conversation has already."""
+    async def _with_ids_of(
+        self, db: Statements, key: int, items: Sequence[dict[str, Any]]
+    ) -> list[Row]:
+        """Ids and bodies of what the conversation has under ids of the items."""
         wanted = plain(list({item["id"] for item in items if item.get("id")}))
-        found: set[str] = set()
+        found: list[Row] = []
         for start in range(0, len(wanted), AT_ONCE):
             some = wanted[start : start + AT_ONCE]
             places = ", ".join(f"${n}" for n in range(2, 2 + len(some)))
-            query = f"SELECT id FROM item WHERE entry = $1 AND id IN ({places})"
-            found |= {id for (id,) in await db.all(query, key, *some)}
+            query = f"SELECT id, body FROM item WHERE entry = $1 AND id IN ({places})"
+            found += await db.all(query, key, *some)
         return found
 
     async def _find(self, db: Statements, owner: str, id: str) -> tuple[int, dict[str, Any]] | None:
