@@ -206,11 +206,18 @@ class Metrics:
         )
         gauge.labels(self.model).set_function(lambda: float(is_draining()))
 
-    def store(self, operation: str, seconds: float) -> None:
+    def store(self, operation: str, seconds: float, failed: bool) -> None:
         """`operation`: one of a few."""
         self.store_seconds.labels(self.model, operation).observe(seconds)
+        self.store_errors.labels(self.model, operation).inc(failed)
 
     def _count_store(self) -> None:
+        self.store_errors = Counter(
+            "ossia:store_errors",
+            "Operations of the store at which the database failed.",
+            ("model_name", "operation"),
+            registry=self.registry,
+        )
         self.store_seconds = Histogram(
             "ossia:store_seconds",
             "That an operation of the store took.",

@@ -10,8 +10,6 @@ import pytest
 from ossia.server.store.late import LateWrites
 from ossia.server.store.protocol import StoreFull, StoreUnreachable
 
-SHORT = (0.0, 0.0)
-
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -47,7 +45,7 @@ async def until_kept(fake: Fake, count: int) -> None:
 
 async def test_a_write_waits_for_a_database_that_is_back_soon() -> None:
     fake = Fake(silent=2)
-    late = LateWrites((0.0, 0.0, 0.0), 0.0)
+    late = LateWrites(60.0, 0.0)
     await late.keep("one", lambda again: fake.write("one", again))
     assert fake.kept == ["one"]  # before anybody is told
     assert fake.asked == [("one", False), ("one", True), ("one", True)]
@@ -56,7 +54,7 @@ async def test_a_write_waits_for_a_database_that_is_back_soon() -> None:
 
 async def test_what_is_left_for_later_comes_in_order(caplog: pytest.LogCaptureFixture) -> None:
     fake = Fake(silent=9)
-    late = LateWrites(SHORT, 0.001)
+    late = LateWrites(0.0, 0.001)
     names = ["one", "full", "two", "three"]
 
     async def kept(name: str) -> None:
@@ -76,7 +74,7 @@ async def test_what_is_left_for_later_comes_in_order(caplog: pytest.LogCaptureFi
 
 async def test_other_errors_are_the_answers_own() -> None:
     fake = Fake(silent=0)
-    late = LateWrites(SHORT, 0.0)
+    late = LateWrites(0.0, 0.0)
     with pytest.raises(StoreFull):
         await late.keep("full", lambda again: fake.write("full", again))
     await late.close()
@@ -84,7 +82,7 @@ async def test_other_errors_are_the_answers_own() -> None:
 
 async def test_what_never_came_is_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     fake = Fake(silent=1_000_000)
-    late = LateWrites(SHORT, 60.0)
+    late = LateWrites(0.0, 60.0)
     await late.keep("one", lambda again: fake.write("one", again))
     await asyncio.sleep(0)
     await late.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from ossia.server.store.protocol import StoreUnreachable
 
 log = logging.getLogger("ossia.server")
 MOST = 1000  # writes that wait
-PAUSE = 1.0  # seconds between two tries of what waits
-# seconds between the tries for which an answer's end waits
-PATIENCE = (0.1, 0.2, 0.4, 0.8, *8 * (PAUSE,))
+FIRST = 0.1  # seconds until the second try; twice as long to the next, and so on
+PAUSE = 1.0  # seconds between two tries, at most
+PATIENCE = 10.0  # seconds for which an answer's end waits
 Write = Callable[[bool], Awaitable[None]]  # it is told whether it was tried before
 
 
@@ -41,22 +42,30 @@ class _Waiting:
 
 
 class LateWrites:
-    def __init__(self, patience: tuple[float, ...] = PATIENCE, pause: float = PAUSE) -> None:
+    """`patience`, `pause`: in seconds."""
+
+    def __init__(self, patience: float = PATIENCE, pause: float = PAUSE) -> None:
         self._patience = patience
         self._pause = pause
         self._waiting: deque[_Waiting] = deque()
         self._catching_up: asyncio.Task[None] | None = None
 
     async def keep(self, what: str, write: Write) -> None:
-        """Writes it, in ten seconds or so if need be; else it is left for when the database answers
+        """Writes it, if need be after some time; then it is left for when the database answers
         again.
         """
         new = _Waiting(what, write)
-        for pause in self._patience:
-            if await new.is_written():
+        last = time.monotonic() + self._patience
+        pause = min(FIRST, self._pause)
+        while not await new.is_written():
+            if time.monotonic() >= last:
+                self._leave(new)
                 return
             await asyncio.sleep(pause)
-        log.error("%s is kept when the database answers again", what)
+            pause = min(2 * pause, self._pause)
+
+    def _leave(self, new: _Waiting) -> None:
+        log.error("%s is kept when the database answers again", new.what)
         self._waiting.append(new)
         if len(self._waiting) > MOST:
             log.error("%s is not kept: too much waits", self._waiting.popleft().what)

@@ -20,6 +20,7 @@ import orjson
 from ossia.server.settings import Retention
 from ossia.server.store.protocol import (
     Database,
+    DiskFull,
     Row,
     Statements,
     StoreError,
@@ -39,6 +40,7 @@ from ossia.turn.events import new_id
 log = logging.getLogger("ossia.server")
 AT_ONCE = 500  # ids that one statement asks for
 SWEEP = 1.0  # seconds for which expired entries may take room
+FULL = 5.0  # seconds between two answers that find out whether the disk is still full
 NEXT = "(SELECT coalesce(max(written), 0) + 1 FROM entry)"
 COLUMNS = "id, owner, body, history, input, expires, thread, home"
 # An answer that comes late changes nothing of a response that was cancelled or given up meanwhile.
@@ -65,7 +67,7 @@ WHERE kind = 'conversation' AND owner = $1 AND entry.id = $2 AND expires > $3
 OLDEST = "DELETE FROM entry WHERE key = (SELECT key FROM entry ORDER BY written LIMIT 1)"
 
 
-Observe = Callable[[str, float], object]
+Observe = Callable[[str, float, bool], object]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -73,15 +75,22 @@ T = TypeVar("T")
 def timed(
     method: Callable[Concatenate[Store, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Store, P], Coroutine[Any, Any, T]]:
-    """The store's observer is told the method's name, and how long it took."""
+    """The store's observer is told the method's name, how long it took, and whether the database
+    failed.
+    """
 
     @wraps(method)
     async def measured(self: Store, /, *args: P.args, **named: P.kwargs) -> T:
         began = time.perf_counter()
+        failed = False
         try:
             return await method(self, *args, **named)
+        except StoreError:
+            failed = True
+            raise
         finally:
-            self.observe(method.__name__, time.perf_counter() - began)
+            name = method.__name__.lstrip("_")
+            self.observe(name, time.perf_counter() - began, failed)
 
     return measured
 
@@ -105,7 +114,8 @@ class Store:
         self.clock = clock or database.clock
         self._packing = Packing()
         self._swept = 0.0  # when what has expired was last removed
-        self.observe: Observe = lambda operation, seconds: None
+        self.observe: Observe = lambda operation, seconds, failed: None
+        self._full: tuple[float, DiskFull] | None = None  # when, on `time.monotonic`, and how
         self._lasts = {"response": ttl, "conversation": ttl}
 
     def keep_for(self, retention: Retention) -> None:
@@ -149,11 +159,19 @@ class Store:
 
     @timed
     async def check_writable(self) -> None:
-        """To be asked before an answer that is to be kept is begun. Raises `StoreError`."""
+        """To be asked before an answer that is to be kept is begun. Raises `StoreError`.
+
+        PostgreSQL may have room for a small write and none for an answer. So when one could not be
+        kept, the others are refused, but for one in `FULL` seconds that finds out.
+        """
+        if self._full is not None:
+            since, error = self._full
+            if time.monotonic() - since < FULL:
+                raise DiskFull(str(error))
+            self._full = (time.monotonic(), error)
         async with self.writing() as db:
             await db.run("UPDATE used SET bytes = bytes")
 
-    @timed
     async def put(self, stored: StoredResponse, *, must: bool = False, again: bool = False) -> bool:
         """Inserts or replaces; one that has ended is replaced only `again`. Whether it is what is
         kept now. An answer must not be lost because it cannot be kept: if there is no room, or the
@@ -161,7 +179,7 @@ class Store:
         raises `StoreError`; `StoreUnreachable` is raised always, as it may be kept later.
         """
         try:
-            return await self._put(stored, again=again)
+            return await self._put(stored, again)
         except StoreUnreachable:
             raise
         except StoreError as error:
@@ -170,7 +188,17 @@ class Store:
             log.error("response %s is not kept: %s", stored.id, error)
             return False
 
-    async def _put(self, stored: StoredResponse, *, again: bool) -> bool:
+    @timed
+    async def _put(self, stored: StoredResponse, again: bool) -> bool:
+        try:
+            is_kept = await self._written(stored, again=again)
+        except DiskFull as error:
+            self._full = (time.monotonic(), error)
+            raise
+        self._full = None
+        return is_kept
+
+    async def _written(self, stored: StoredResponse, *, again: bool) -> bool:
         parts = [orjson.dumps(p) for p in (stored.response, stored.history, stored.input)]
         size = sum(map(len, parts)) + OVERHEAD
         status = stored.response.get("status")
