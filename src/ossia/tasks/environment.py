@@ -221,11 +221,11 @@ def graded(environment: Environment, outcome: Outcome) -> Reward:
         return Reward(None, why="failed")
     try:
         return as_reward(environment.reward(outcome))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Reward(None, why=_told(error))
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """What a reward raised, and where. All of it is logged the first time: a mistake in a reward
     is made at every answer.
     """

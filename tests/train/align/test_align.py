@@ -158,6 +158,17 @@ def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:
         overrides.apply(align.Config(), [*given, "reward.objective.kl=0.1"])
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [("learn.epochs=-1", "epochs must be more than 0"), ("reward.steps=0", "steps and save_every")],
+)
+def test_what_a_later_stage_refuses_is_refused_before_the_first(
+    tmp_path: Path, setting: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        align.phases(overrides.apply(align.Config(), [setting]), tmp_path)
+
+
 def test_a_dry_run_counts_and_asks_nobody(tmp_path: Path) -> None:
     files(tmp_path)
     with scripted() as script:

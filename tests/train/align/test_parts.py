@@ -67,7 +67,7 @@ def test_the_policy_and_the_prompts_of_the_page_are_read(tmp_path: Path) -> None
 
 def test_nothing_that_rewards_can_import_a_draft() -> None:
     """Neither reinforcement learning nor judges nor tasks know this package."""
-    for place in ("train/rl", "judges.py", "tasks", "turn"):
+    for place in ("train/rl", "judges", "tasks", "turn"):
         path = SOURCE / place
         files = [path] if path.is_file() else sorted(path.rglob("*.py"))
         assert files
@@ -320,12 +320,10 @@ def test_what_a_server_did_not_give_is_said(
         ((200, "<html>"), "none of Chat Completions: '<html>'"),
     ],
 )
-def test_a_reasoner_that_fails_says_why(
-    library: Policy, monkeypatch: pytest.MonkeyPatch, answer: Reply, said: str
-) -> None:
-    monkeypatch.setattr("ossia.train.align.generate.time.sleep", lambda seconds: None)
+def test_a_reasoner_that_fails_says_why(library: Policy, answer: Reply, said: str) -> None:
     with serving(lambda path, body: answer) as url, pytest.raises(TrainingError, match=said):
-        Remote(url, "m", library, Generating(samples=1)).drafts([(0, REQUEST)])
+        remote = Remote(url, "m", library, Generating(samples=1), pause=lambda seconds: None)
+        remote.drafts([(0, REQUEST)])
 
 
 def test_drafts_with_any_character_are_read_back(tmp_path: Path) -> None:

@@ -69,14 +69,14 @@ def phases(config: Config, out: Path) -> list[Phase]:
     `ModelNotFoundError` if there is no such model.
     """
     make = Recipe(config, out)
+    stage_b = make.sft  # what either refuses is refused before anything is drafted
+    stage_c = make.rl
     shape = sft.config_of(config.base)
     drafted, kept, learned, rewarded = make.settings()
-    reward = config.reward
-    lora = config.lora if config.method == "lora" else None
-    if config.learn.steps:
-        tokens = config.learn.steps * config.learn.hyper.tokens_per_step
+    if stage_b.steps:
+        tokens = stage_b.steps * stage_b.hyper.tokens_per_step
     else:
-        tokens = round(make.plan.learned(make.tokenizer) * config.learn.epochs)
+        tokens = round(make.plan.learned(make.tokenizer) * stage_b.epochs)
     needs = tuple(path for path in (config.data, config.reward_file) if path is not None)
     return [
         Phase(
@@ -95,8 +95,8 @@ def phases(config: Config, out: Path) -> list[Phase]:
             tokens=tokens,
             config=shape,
             settings=learned,
-            hyper=config.learn.hyper,
-            lora=lora,
+            hyper=stage_b.hyper,
+            lora=stage_b.changes,
         ),
         Phase(
             "reward",
@@ -105,8 +105,8 @@ def phases(config: Config, out: Path) -> list[Phase]:
             tokens=make.plan.samples * config.costs.answer,
             config=shape,
             settings=rewarded,
-            hyper=reward.hyper,
-            lora=lora,
+            hyper=stage_c.hyper,
+            lora=stage_c.changes,
         ),
         Phase(
             "export",
