@@ -138,11 +138,11 @@ def test_masks_are_made_in_another_thread_while_the_model_runs(
     run = engine._runner.run
     overlapped = []
 
-    def slow(batch: Any) -> Any:
+    def slow(*batch: Any) -> Any:
         # nothing else happens in this thread until the mask is there
         overlapped.append(made.wait(timeout=5))
         made.clear()
-        return run(batch)
+        return run(*batch)
 
     monkeypatch.setattr(engine._runner, "run", slow)
     list(engine.generate(PROMPT, GREEDY, choices))

@@ -38,8 +38,8 @@ class Spy(Engine):
         assert isinstance(self._runner.cache, DeviceCache)
         run = self._runner.run
 
-        def spied(scheduled):  # type: ignore[no-untyped-def]
-            logits = run(scheduled)
+        def spied(scheduled, *unread):  # type: ignore[no-untyped-def]
+            logits = run(scheduled, *unread)
             n = 0
             for work in scheduled:
                 if work.samples:

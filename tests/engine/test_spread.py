@@ -104,6 +104,19 @@ def test_parts_by_the_kernels_of_a_gpu(tmp_path: Path) -> None:
         assert_alike(out, wanted, reused=32, rounding=1e-4)
 
 
+@needs_triton
+@pytest.mark.slow
+def test_parts_have_the_same_bits_whatever_the_batch(tmp_path: Path) -> None:
+    """By the kernels of a GPU, in the interpreter; sums over four are taken in their order."""
+    model = write_spread_model(tmp_path)
+    how = {"do": "answers", "model": str(model), "kernels": "interpret", "same_bits": True}
+    for processes, all_parts in {2: ("ep=2", "tp=2"), 4: ("ep=2,tp=2",)}.items():
+        outs = [tmp_path / parts for parts in all_parts]
+        tasks = [how | {"parts": out.name, "out": str(out)} for out in outs]
+        launch(tmp_path / f"started {processes}", processes, tasks)
+        assert [(out / "same bits").read_text() for out in outs] == ["True"] * len(outs)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_a_process_dies_the_other_ends_and_says_why(killed: int, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from ossia.batch import PageTable
 from ossia.config import PAGE
+from ossia.kernels.transfer import uploaded
 from ossia.kernels.triton import architecture
 from ossia.kernels.triton.tiles import ATTENTION, Tile, chosen
 
@@ -116,14 +116,6 @@ def moved(
         begin = end
     slots_T, pages_SP, first_S, pieces_N7, merges_M4 = views
     return Placement(slots_T, pages_SP, first_S, pieces_N7, merges_M4, cut.parts, queries)
-
-
-def uploaded(array: NDArray[Any], device: torch.device) -> Tensor:
-    """On the device, without waiting for it."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        tensor = tensor.pin_memory().to(device, non_blocking=True)
-    return tensor
 
 
 def positions(lengths: Sequence[int], starts: Sequence[int], device: torch.device) -> Tensor:
