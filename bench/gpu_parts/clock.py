@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ class Bench:
         """Bytes of the device that nothing has taken."""
         if self.is_dry:
             return 1 << 40
+        gc.collect()
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(self.device)[0]
 

@@ -251,12 +251,19 @@ class LLM:
     @cached_property
     def engine(self) -> Engine:
         memory = self.kv_memory or self.serving.kv_memory
+        return self.new_engine(kv_memory=memory or triton.free_for_cache(self.model.device))
+
+    def new_engine(self, **sizes: Any) -> Engine:
+        """An engine with a cache of its own, that steps as the model's options say; `sizes` are
+        `Engine`'s.
+        """
+        how = self.options.steps
         return Engine(
             self.model,
-            kv_memory=memory or triton.free_for_cache(self.model.device),
             same_bits=self.options.same_bits,
-            graphs=self.options.steps != "plain",
-            ahead=self.options.steps == "ahead",
+            graphs=how != "plain",
+            ahead=None if how == "ahead" else False,
+            **sizes,
         )
 
     def logits(

@@ -74,7 +74,9 @@ class Options:
 
 
 def device_of(name: str | torch.device) -> torch.device:
-    """Raises `RequestError` for what is no device, `ModelNotFoundError` for one that is not there."""
+    """Raises `RequestError` for what is no device, `ModelNotFoundError` for one that torch does not
+    see.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -480,10 +480,11 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         kwargs = kwargs or {}
         is_read = op is torch.ops.aten._local_scalar_dense.default
-        is_moved = kwargs.get("device", args[0].device if args else None)
-        is_copy = op is torch.ops.aten._to_copy.default and is_moved != args[0].device
-        if is_read or (is_copy and not kwargs.get("non_blocking")):
-            self.count += 1
+        if op is torch.ops.aten._to_copy.default:
+            place = args[0].device
+            is_moved = kwargs.get("device", place) != place
+            self.count += is_moved and not kwargs.get("non_blocking")
+        self.count += is_read
         return op(*args, **kwargs)
 
 

@@ -23,7 +23,7 @@ from ossia.engine.leading import Leading
 from ossia.engine.pages import PageCopy, PageTables
 from ossia.engine.request import Request, SamplingParams
 from ossia.engine.scheduler import Work
-from ossia.errors import ConfigError
+from ossia.errors import ConfigError, RequestError
 from ossia.kernels import as_in_training, triton, with_same_bits
 from ossia.kernels.linear import widened
 from ossia.kernels.logprobs import logits_of
@@ -60,7 +60,14 @@ class Runner:
         self.records_experts = records_experts
         self.experts: NDArray[np.int16] | None = None
         self._check_same_bits()
-        self.cache = self._make_cache()
+        try:
+            self.cache = self._make_cache()
+        except torch.OutOfMemoryError as error:
+            raise RequestError(
+                f"keys and values do not fit into the memory of {model.device} beside what is there"
+                f" ({error}): give less (kv_memory, or capacity)",
+                "kv_memory",
+            ) from error
         # Several processes would have to capture their sums with those of the others.
         can_capture = model.device.type == "cuda" and model.spread is None
         can_capture = can_capture and not_whole(model) is None

@@ -6,13 +6,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from importlib.machinery import ModuleSpec
+from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from tiny_model import tiny_config, tiny_tokenizer
 
 import ossia
-from ossia.engine import Engine, SamplingParams
-from ossia.errors import ConfigError, ModelNotFoundError
+from ossia import checkpoint
+from ossia.engine import Engine, SamplingParams, kv
+from ossia.engine.device.graphs import captured
+from ossia.errors import ConfigError, ModelNotFoundError, RequestError
 from ossia.kernels import triton
 from ossia.model.processes import begin_processes
 
@@ -87,3 +92,36 @@ def test_devices_that_are_not_there_are_named(gpu: pytest.MonkeyPatch) -> None:
     gpu.setenv("LOCAL_RANK", "2")
     with pytest.raises(ConfigError, match="torch sees 2"):
         begin_processes("cuda")
+
+
+def full(*_: object, **__: object) -> torch.Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_what_does_not_fit_is_said(gpu: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    checkpoint.write_random(tiny_config(tiny_tokenizer()), tmp_path / "model", seed=0)
+    model = checkpoint.load(tmp_path / "model", "float32")
+    gpu.setattr(kv.TorchCache, "__init__", full)
+    with pytest.raises(RequestError, match="give less"):
+        Engine(model, capacity=64)
+    gpu.setattr(type(model), "to", full)
+    with pytest.raises(ConfigError, match=r"0\.0 GB do not fit .* --parallel"):
+        checkpoint.load(tmp_path / "model", "float32", "cuda")
+
+
+def test_a_capture_that_fails_names_the_way_around(gpu: pytest.MonkeyPatch) -> None:
+    stream = MagicMock()
+    for name in ("current_stream", "Stream", "stream", "CUDAGraph"):
+        gpu.setattr(torch.cuda, name, MagicMock(return_value=stream))
+    graph = MagicMock()
+    graph.return_value.__exit__.return_value = False
+    gpu.setattr(torch.cuda, "graph", graph)
+    calls = []
+
+    def compute() -> None:
+        calls.append(1)
+        if len(calls) == 3:  # twice before the capture
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(ConfigError, match="--gpu-steps plain"):
+        captured(compute, None)

@@ -29,6 +29,7 @@ from ossia.batch import Batch, DevicePages
 from ossia.engine.forward import Forward
 from ossia.engine.kv import DeviceCache, page_table
 from ossia.engine.pages import PageRun
+from ossia.errors import ConfigError
 from ossia.kernels.transfer import uploaded
 from ossia.kernels.triton import paging
 from ossia.model import Transformer
@@ -44,7 +45,7 @@ Key = tuple[int, ...]
 
 def captured(compute: Compute, pool: Any) -> Callable[[], object]:
     """As a CUDA graph. It is run before, on another stream: kernels are compiled and libraries
-    take their memory then, which a capture may not see.
+    take their memory then, which a capture may not see. Raises `ConfigError` where it fails.
     """
     current = torch.cuda.current_stream()
     side = torch.cuda.Stream()
@@ -54,9 +55,15 @@ def captured(compute: Compute, pool: Any) -> Callable[[], object]:
         compute()
     current.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # what other threads ask of the device meanwhile is no part of it, and does not spoil it
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        compute()
+    try:
+        # what other threads ask of the device meanwhile is no part of it, and does not spoil it
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            compute()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"this GPU cannot capture a step as a CUDA graph ({error}): leave graphs out, by "
+            "--gpu-steps plain or Engine(graphs=False)"
+        ) from error
     return graph.replay
 
 
