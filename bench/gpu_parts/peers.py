@@ -27,7 +27,7 @@ from ossia.config import ModelConfig
 FEW = 8  # tokens of an answer that warms up, and is taken off
 MANY = 40
 BF16 = 2
-VLLM_SECONDS = 240
+LEAST_SECONDS = 60  # in which vLLM may have begun
 
 
 def measure_peers(bench: Bench, name: str, config: ModelConfig) -> dict[str, str]:
@@ -97,16 +97,20 @@ def measure_transformers(bench: Bench, name: str, config: ModelConfig) -> str:
 
 
 def measure_vllm(bench: Bench, name: str, config: ModelConfig) -> str:
+    seconds = bench.allowance.left
+    if seconds < LEAST_SECONDS:
+        return "no time"
+    bench.free_memory()  # what is not used any more is vLLM's
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(config.to_hf_json(quantized=True)))
         streams = [str(rows) for rows in bench.sizes.streams]
         command = [sys.executable, "-m", "gpu_parts.peers", folder, *streams]
         paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-        how = {"capture_output": True, "text": True, "timeout": VLLM_SECONDS}
+        how = {"capture_output": True, "text": True, "timeout": seconds}
         try:
             run = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, **how)
         except subprocess.TimeoutExpired:
-            return f"not done in {VLLM_SECONDS} s"
+            return f"not done in {seconds:.0f} s"
     lines = [line for line in run.stdout.splitlines() if line.startswith('{"vllm"')]
     if run.returncode or not lines:
         return f"failed: {run.stderr.strip()[-300:]}"

@@ -32,10 +32,10 @@ class Unread:
                 places.append(end - 1)
                 rows.append(self.rows[work.request.id])
         if places:
-            places_n = integers(places, ids_T.device)
-            rows_n = integers(rows, ids_T.device)
+            rows_n = integers(rows, self.tokens_R.device)
             tokens_n = self.tokens_R.index_select(0, rows_n)
-            ids_T.index_copy_(0, places_n, tokens_n.to(ids_T.dtype))
+            places_n = integers(places, ids_T.device)
+            ids_T.index_copy_(0, places_n, tokens_n.to(ids_T))
 
 
 @dataclass

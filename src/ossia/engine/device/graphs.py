@@ -86,7 +86,7 @@ class _Described:
 
     @property
     def flat(self) -> Ints:
-        return np.concatenate([array.ravel() for array in self.arrays])
+        return paging.end_to_end(self.arrays)
 
 
 class DecodeGraphs:
@@ -162,13 +162,7 @@ class DecodeGraphs:
     def _made(self, flat: Ints, shapes: Sequence[tuple[int, ...]]) -> _Graph:
         device = self.cache.device
         numbers = uploaded(flat.copy(), device)
-        views = []
-        begin = 0
-        for shape in shapes:
-            size = int(np.prod(shape))
-            views.append(numbers[begin : begin + size].view(shape))
-            begin += size
-        tokens_R, positions_R, count, *places = views
+        tokens_R, positions_R, count, *places = paging.taken_apart(numbers, shapes)
         kinds = {}
         for n, window in enumerate(self.cache.tables.pools):
             slots_R, pages_RP, first_R, pieces_N7, merges_R4 = places[5 * n : 5 * n + 5]
