@@ -213,6 +213,23 @@ def test_bfloat16_on_a_device_is_near_the_reference(tmp_path: Path, device: torc
             assert float((logits - wanted).abs().max()) <= 5e-2 * float(wanted.abs().max())
 
 
+@pytest.mark.gpu
+def test_steps_by_graphs_and_begun_early_are_the_plain_ones(
+    tmp_path: Path, device: torch.device
+) -> None:
+    folder = made(tmp_path, replace(tiny_config(tiny_tokenizer()), vocab_size=300))
+    model = checkpoint.load(folder, "bfloat16", device)
+    found = []
+    for graphs, ahead in ((False, False), (True, False), (True, True), (False, True)):
+        how = {"graphs": graphs, "ahead": ahead, "same_bits": True, "speculate": False}
+        engine = Engine(model, capacity=4096, max_batch_tokens=32, latency_target=None, **how)
+        for m in range(9):
+            params = SamplingParams(temperature=1, seed=m, top_p=0.9, max_tokens=5 + 3 * m)
+            engine.submit([(7 * n + m) % 300 for n in range(10 + 5 * m)], params)
+        found.append(drained(engine))
+    assert all(answers == found[0] for answers in found)
+
+
 def test_graphs_are_for_steps_that_only_decode() -> None:
     model = Transformer(tiny_config(tiny_tokenizer()))
     tables = PageTables({None: 300, 8: 300})

@@ -12,9 +12,11 @@ import pytest
 import spread_answers
 import torch
 from device_kernels import needs_triton
+from tiny_model import tiny_config, tiny_tokenizer
 from two_processes import SPREAD, launch, write_spread_model
 
 from ossia.config import ModelConfig
+from ossia.engine import Engine
 from ossia.errors import ConfigError
 from ossia.model import Transformer
 from ossia.model.parallel import check
@@ -127,6 +129,16 @@ def test_when_a_process_dies_the_other_ends_and_says_why(killed: int, tmp_path: 
     assert codes[killed] == -9
     assert codes[1 - killed] == 0
     assert "cannot go on without the others" in (out / f"lost-{1 - killed}").read_text()
+
+
+def test_same_bits_need_the_kernels_of_a_gpu_in_every_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OSSIA_KERNELS", raising=False)
+    model = Transformer(tiny_config(tiny_tokenizer()), "packed")
+    model.spread = Spread(Parts(2, 1), 0, None, None, None)
+    with pytest.raises(ConfigError, match=r"same_bits needs .*: device cpu"):
+        Engine(model, capacity=64, same_bits=True)
 
 
 def test_parts_are_read_and_refused_by_name() -> None:

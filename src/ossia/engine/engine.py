@@ -456,7 +456,7 @@ class Engine:
             return False
         if any(len(request.generated) + 1 >= request.limit for request in drawn):
             return False
-        if self._speculation is None or all(request.constraint for request in drawn):
+        if self._speculation is None or all(request.constraint is not None for request in drawn):
             return True
         return self._speculation.plan(len(drawn)) == 0
 

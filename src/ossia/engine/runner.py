@@ -143,6 +143,7 @@ class Runner:
         """With the processes beside this one, if there are any."""
         if self.leading is None:
             return self.compute(forward, late)
+        assert late is None, "the other processes would not know these tokens"
         with self.leading.computing(forward):
             return self.compute(forward)
 
