@@ -16,7 +16,7 @@ from torch import nn
 from ossia import kernels
 from ossia.checkpoint.mapped import is_mapped
 from ossia.engine.engine import Progress
-from ossia.errors import RequestError
+from ossia.errors import ModelNotFoundError, RequestError
 from ossia.kernels import cpu
 from ossia.kernels.cpu.memory import available_memory, copy_from_file
 from ossia.model import Transformer
@@ -33,6 +33,7 @@ from ossia.model.native import (
 from ossia.model.promotion import Promotion
 
 Loading = Literal["map", "promote", "copy"]
+Steps = Literal["ahead", "graphs", "plain"]
 PROMOTE_AT_ONCE = 64 << 20  # bytes: a model this small is packed before anybody could notice
 
 
@@ -41,7 +42,9 @@ class Options:
     """`dense`, `activations` and `kv`: see `Precision`. `loading`: "map" leaves weights in the
     mapped file; "promote" begins there and packs them into memory in the background, while answers
     flow; "copy" reads all of them first, and the file is not needed any more. None of the three
-    changes an answer. `threads` None: as before; at first, as many as there are cores.
+    changes an answer. `threads` None: as before; at first, as many as there are cores. On a GPU:
+    `steps` "graphs" launches those that only decode as CUDA graphs, "ahead" also begins a step
+    before the tokens of the last one are read, "plain" does neither; `same_bits`: see `Engine`.
     """
 
     dense: Dense = "bf16"
@@ -49,9 +52,17 @@ class Options:
     kv: Kv = "bf16"
     loading: Loading = "promote"
     threads: int | None = None
+    steps: Steps = "ahead"
+    same_bits: bool = False
 
     def __post_init__(self) -> None:
-        kinds = {"dense": Dense, "activations": Activations, "kv": Kv, "loading": Loading}
+        kinds = {
+            "dense": Dense,
+            "activations": Activations,
+            "kv": Kv,
+            "loading": Loading,
+            "steps": Steps,
+        }
         for name, kind in kinds.items():
             value = getattr(self, name)
             if value not in get_args(kind):
@@ -62,11 +73,31 @@ class Options:
             raise RequestError(f"threads must be at least 1, found {self.threads}")
 
 
+def device_of(name: str | torch.device) -> torch.device:
+    """Raises `RequestError` for what is no device, `ModelNotFoundError` for one that torch does not
+    see.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RequestError(f"{name!r} is no device; use cpu, cuda or cuda:1") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ModelNotFoundError("device 'cuda': torch sees no CUDA device; use device='cpu'")
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ModelNotFoundError(
+                f"device {str(device)!r}: torch sees {count} CUDA devices, cuda:0 to "
+                f"cuda:{count - 1}; CUDA_VISIBLE_DEVICES hides others"
+            )
+    return device
+
+
 @dataclass(frozen=True)
 class Serving:
     """What was chosen. `why_not`: the reason why the compiled kernels of CPUs do not serve, None
-    where they do. `kv_memory`: the default size of the cache of keys and values, in bytes; None:
-    room for one full context.
+    where they do. `kv_memory`: the default size of the cache of keys and values, in bytes; None
+    where it is not in the memory of the machine.
     """
 
     precision: Precision

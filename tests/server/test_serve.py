@@ -33,7 +33,13 @@ from ossia.commands.hosted.browsing import corpora
 from ossia.commands.main import main, parser
 from ossia.commands.options import parsed
 from ossia.commands.script import read_script
-from ossia.commands.serve import Options, is_loopback, read_secret, settings_of
+from ossia.commands.serve import (
+    Options,
+    _warm_up_lengths,
+    is_loopback,
+    read_secret,
+    settings_of,
+)
 from ossia.errors import McpError, RequestError, SandboxError, ToolError
 from ossia.server import ScriptedEngine, create_app
 from ossia.server.access import secret_digest
@@ -619,3 +625,9 @@ def test_scripts(tmp_path: Path, tokenizer: Tokenizer) -> None:
     file.write_text("\n")
     with pytest.raises(RequestError, match="nothing"):
         read_script(file, tokenizer)
+
+
+def test_a_gpu_is_warmed_up_for_prompts_of_every_size() -> None:
+    """Each tile of its kernels is compiled; a CPU's kernels are there."""
+    assert _warm_up_lengths("cpu", 1024) == [1]
+    assert _warm_up_lengths("cuda", 1024) == [1, 4, 16, 64, 256, 1024]

@@ -326,13 +326,31 @@ def _app(llm: LLM, settings: Settings, tools: Made) -> FastAPI:
 
 def _warm_up(llm: LLM, app: FastAPI) -> None:
     """Answer something short, so that the first request finds weights read, kernels chosen and the
-    grammar made.
+    grammar made; on a GPU also prompts, so that it finds the kernels for all of their tiles
+    compiled.
     """
     from ossia.tools.toolbox import Toolbox
 
-    for _ in llm.generate(llm.tokenizer.encode("Hello"), max_tokens=WARM_UP_TOKENS):
-        pass
+    hello = llm.tokenizer.encode("Hello")
+    most = min(llm.engine.max_batch_tokens, llm.engine.longest // 2)
+    for length in _warm_up_lengths(llm.model.device.type, most):
+        prompt = (hello * length)[:length]
+        for _ in llm.generate(prompt, max_tokens=WARM_UP_TOKENS):
+            pass
+    llm.engine.flush()
     asyncio.run(app.state.service.grammar(Toolbox()))
+
+
+def _warm_up_lengths(device: str, most: int) -> list[int]:
+    """Of prompts; `most` tokens are read in a step. Tiles of kernels go by tokens an expert and by
+    queries of a sequence.
+    """
+    if device == "cpu":
+        return [1]
+    lengths = [1]
+    while 4 * lengths[-1] < most:
+        lengths.append(4 * lengths[-1])
+    return [*lengths, most]
 
 
 # ---- from options to settings --------------------------------------------------------------------
