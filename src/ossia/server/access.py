@@ -128,11 +128,13 @@ class Caller:
     def is_batch(self) -> bool:
         return self.limits.priority == "batch"
 
-    def refusal(self, more: int = 1) -> ApiError | None:
-        """Why so many more samples cannot be taken now."""
+    def refusal(self, more: int = 1, *, here: bool = False) -> ApiError | None:
+        """Why so many more samples cannot be taken now. `here`: by what this server answers alone,
+        as what others do may have ended since it was told.
+        """
         most = self.limits.concurrent
         rate = self.limits.tokens_per_minute
-        running = self.running + self.elsewhere
+        running = self.running + (0 if here else self.elsewhere)
         if most is not None and running + more > most:
             text = f"{running} of your samples are being answered; the limit is {most}"
             return _too_many(text, "concurrency_limit_exceeded", RETRY)
@@ -304,9 +306,10 @@ class Access:
             found[ALL_USERS] = self.users_total
         return found
 
-    def count(self, caller: Caller, turn: str, samples: int) -> None:
+    def count(self, caller: Caller, turn: str, samples: int, elsewhere: int = 0) -> None:
+        """`elsewhere`: those of them that another server of ours counts for the caller."""
         self.running += samples
-        caller.running += samples
+        caller.running += samples - elsewhere
         if caller.is_batch:
             self.running_batch += samples
         _add(self.running_of, turn, samples)
@@ -317,13 +320,17 @@ class Access:
 
     def refusal(self, caller: Caller, turn: str, more: int, own: int = 0) -> ApiError | None:
         """Why so many more samples cannot be taken now; `own`: those that the request has."""
+        return self.no_room(caller, turn, more, own) or caller.refusal(more)
+
+    def no_room(self, caller: Caller, turn: str, more: int, own: int = 0) -> ApiError | None:
+        """As `refusal`, by the queue alone."""
         has_others = self.running_of[turn] > own
         most = self.max_queue if has_others else 2 * self.max_queue
         before = self.running if caller.is_batch else self.running - self.running_batch
         if before + more > most:
             text = f"{before} samples are being answered or waiting already"
             return _too_many(text, "queue_full", RETRY)
-        return caller.refusal(more)
+        return None
 
 
 def _add(counter: Counter[str], turn: str, more: int) -> None:
@@ -356,31 +363,53 @@ class Lease:
     """A request's place among those that are being answered. It lasts until everybody who holds it
     has let go: the gate at the end of the body, and every answer that was begun for the request,
     which may outlive the body (`background`). `turn`: whose turn it is, a key's name or an address.
+    `is_admitted`: another server of ours, which passed the request on, has held it against the
+    caller's limits, and counts it for the caller as long as it waits for the answer.
     """
 
-    def __init__(self, access: Access, caller: Caller, turn: str = "") -> None:
+    def __init__(
+        self, access: Access, caller: Caller, turn: str = "", *, is_admitted: bool = False
+    ) -> None:
         self.access = access
         self.caller = caller
         self.turn = turn
+        self.is_admitted = is_admitted
         self.size = 0  # bytes of its body
         # of its answers, so far
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.session = ""  # a name for the conversation, by which a front finds this server again
         self._samples = 1
+        self._elsewhere = int(is_admitted)  # samples that the other server counts
         self._holders = 0
+
+    def refusal(self) -> ApiError | None:
+        """Why it cannot be taken now, before other servers are asked."""
+        full = self.access.no_room(self.caller, self.turn, 1)
+        if full is not None or self.is_admitted:
+            return full
+        return self.caller.refusal(1, here=True)
 
     def hold(self) -> None:
         self._holders += 1
         if self._holders == 1:
-            self.access.count(self.caller, self.turn, self._samples)
+            self.access.count(self.caller, self.turn, self._samples, self._elsewhere)
 
     def release(self) -> None:
         assert self._holders > 0
         self._holders -= 1
         if self._holders == 0:
-            self.access.count(self.caller, self.turn, -self._samples)
+            self.access.count(self.caller, self.turn, -self._samples, -self._elsewhere)
             self.access.ended[self.caller.name] = self.caller
+            self.access.changed(self.caller)
+
+    def answered(self) -> None:
+        """Nobody waits for the request any more, nor does the server that passed it on: what goes
+        on in the background is counted here.
+        """
+        if self._holders and self._elsewhere:
+            self.access.count(self.caller, self.turn, 0, -self._elsewhere)
+            self._elsewhere = 0
             self.access.changed(self.caller)
 
     def grow(self, samples: int, field: str) -> None:

@@ -31,6 +31,7 @@ from ossia.server.fleet.passing import (
     Elsewhere,
     Line,
     Proof,
+    Voucher,
     target_of,
     those,
     unanswered,
@@ -187,12 +188,14 @@ class Fleet:
 
     # Passing on
 
-    def passed(self, scope: Scope, headers: Headers) -> str | None:
-        """Whose request another server passes on; None if a client sent it. Raises `ApiError`."""
+    def passed(self, scope: Scope, headers: Headers) -> Voucher | None:
+        """What the server says that passes the request on; None if a client sent it. Raises
+        `ApiError`.
+        """
         given = headers.get(PASSED)
         if given is None or self.is_alone:
             return None
-        return self._proof.caller(given, scope["method"], target_of(scope))
+        return self._proof.read(given, scope["method"], target_of(scope))
 
     async def pass_on(self, request: Request, error: Exception) -> Response:
         """The handler of `Elsewhere`."""
