@@ -49,13 +49,14 @@ class Between(httpx2.AsyncBaseTransport):
     def __init__(self) -> None:
         self.apps: dict[str, Any] = {}
         self.gone: set[str] = set()
-        self.sent: list[httpx2.Request] = []
+        self.hung: set[str] = set()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        self.sent.append(request)
         host = request.url.host
         if host in self.gone:
             raise httpx2.ConnectError("nobody is there", request=request)
+        if host in self.hung:
+            await asyncio.Event().wait()
         there = httpx2.ASGITransport(self.apps[host], raise_app_exceptions=False)
         # in a task: what a server notes of its request is not the other's
         return await asyncio.create_task(there.handle_async_request(request))

@@ -269,9 +269,7 @@ def test_what_is_there_at_the_start_is_no_garbage(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("error", [ProcessLost("one of two is gone"), ValueError("a bug")])
-def test_an_engine_that_fails_ends_the_server(
-    error: Exception, tokenizer: Tokenizer
-) -> None:
+def test_an_engine_that_fails_ends_the_server(error: Exception, tokenizer: Tokenizer) -> None:
     """By itself, or nobody would start it again. Who waits is told before."""
 
     class Failing(ScriptedEngine):
@@ -280,7 +278,7 @@ def test_an_engine_that_fails_ends_the_server(
                 raise error
             return super().step()
 
-    app = create_app(Failing([[7] * 1000]), tokenizer)
+    app = create_app(Failing([tokenizer.encode_with_specials(LONG)], delay=0.05), tokenizer)
     lines: list[str] = []
     with listen("127.0.0.1", 0) as listening, ThreadPoolExecutor(2) as clients:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -58,12 +58,13 @@ a browser finds a page to chat on. Which model a request names does not matter, 
 keys:
   A line of the key file is: NAME KEY [concurrent=N] [tokens-per-minute=N] [tokens-per-day=N]
   [tools=NAME,...] [tool-seconds-per-minute=N] [pages-per-minute=N] [containers=N]
-  [priority=chat|batch] [admin=yes]
+  [priority=chat|batch] [admin=yes] [metrics=yes]
   KEY is the secret itself, or sha256: and its digest in hex. OSSIA_API_KEYS holds such lines too,
   or several between commas. Without keys only this machine is let in, unless --insecure. Without
   `tools=` a key may use what --tools and --mcp name; other machines without a key only the browser.
   A key with priority=batch waits for all others; one with admin=yes may ask GET /v1/usage and
-  DELETE /v1/users/NAME.
+  DELETE /v1/users/NAME; one with metrics=yes, or admin=yes, sees everybody's counts at /metrics,
+  others their own.
   `tools=` takes browser (all sources) and browser:SOURCE, python, shell, mcp (all servers, and any
   with --mcp-any) and mcp:LABEL. A source is a --corpus by its name, searx, exa, you or none.
 
@@ -407,8 +408,8 @@ def settings_of(options: Options) -> Settings:
     answers = options.answers
     limits = options.limits
     kept = options.kept
-    keys = _keys(access.api_key_file, os.environ.get(KEYS, ""))
     has_users = access.user_header is not None
+    keys = _keys(access.api_key_file, os.environ.get(KEYS, ""), has_users=has_users)
     if not (keys or has_users or access.insecure or is_loopback(access.host)):
         raise RequestError(
             f"--host {access.host} lets other machines in, and there is no API key: give "
@@ -496,12 +497,12 @@ def _own_names(host: str) -> tuple[str, ...]:
     return ("localhost", "127.0.0.1", "::1", host.strip("[]").lower())
 
 
-def _keys(file: str | None, environment: str) -> tuple[ApiKey, ...]:
+def _keys(file: str | None, environment: str, *, has_users: bool) -> tuple[ApiKey, ...]:
     from ossia.server.keys import merged, parse_keys, read_keys
 
     keys: tuple[ApiKey, ...] = ()
     if file is not None:
-        keys += read_keys(Path(file))
+        keys += read_keys(Path(file), has_users=has_users)
     if environment.strip():
         keys += parse_keys(re.split(r"[,\n]", environment), KEYS)
     return merged(keys, "the API keys")

@@ -97,6 +97,7 @@ class Caller:
     group: Used | None = None
 
     def __post_init__(self) -> None:
+        self.forgotten = 0.0  # when all that was its was deleted, on the store's clock
         self.elsewhere = 0  # samples being answered by other servers
         self.running_written = 0  # as other servers know it
         self.tally = Tally()
@@ -105,8 +106,16 @@ class Caller:
         self.tool_seconds = Allowance(self.limits.tool_seconds_per_minute, self.clock)
         self.pages = Allowance(self.limits.pages_per_minute, self.clock)
 
+    @property
+    def _is_forgotten(self) -> bool:
+        """Whether the caller was, since the request began that is being answered here."""
+        begun = request_begun()
+        return begun is not None and begun < self.forgotten
+
     def spend(self, usage: Usage) -> None:
         """Count tokens, against the limits too."""
+        if self._is_forgotten:
+            return
         tokens = usage.prompt + usage.completion
         self.tokens.spend(tokens)
         self.today.spend(tokens)
@@ -116,6 +125,8 @@ class Caller:
 
     def count_call(self) -> None:
         """Of a tool."""
+        if self._is_forgotten:
+            return
         self.tally.used.calls += 1
         if self.group is not None:
             self.group.calls += 1
@@ -266,6 +277,11 @@ class Access:
             headers={"WWW-Authenticate": 'Bearer realm="ossia"'},
         )
 
+    @property
+    def has_names(self) -> bool:
+        """Whether callers are told apart."""
+        return self.everybody is None
+
     def named(self, name: str) -> Caller:
         """The caller whose request another server of ours passes on. Raises `ApiError` (401) if
         this one does not know the name: servers that share a store share their keys.
@@ -374,6 +390,7 @@ class Lease:
         self.caller = caller
         self.turn = turn
         self.is_admitted = is_admitted
+        self.begun: float | None = None  # on the store's clock
         self.size = 0  # bytes of its body
         # of its answers, so far
         self.prompt_tokens = 0
@@ -447,6 +464,12 @@ def request_size() -> int:
     """Bytes of the body of the request that is being answered here."""
     lease = LEASE.get()
     return 0 if lease is None else lease.size
+
+
+def request_begun() -> float | None:
+    """When the request began that is being answered here, on the store's clock."""
+    lease = LEASE.get()
+    return None if lease is None else lease.begun
 
 
 def whose_turn() -> Whose:

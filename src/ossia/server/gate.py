@@ -114,6 +114,7 @@ class AccessMiddleware:
         # with limits of its own, this server counts what it is passed as it counts all else
         is_admitted = passed is not None and self.service.ledger.shared
         lease = Lease(self.access, caller, visit.turn, is_admitted=is_admitted)
+        lease.begun = self.service.store.clock()
         self._check_room(lease)
         body = await visit.read_body()  # whoever is still sending holds no place
         if passed is not None:

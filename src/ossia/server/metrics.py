@@ -248,12 +248,15 @@ class Metrics:
         )
         gauge.labels(self.model).set_function(count)
 
-    def text(self, accept: str = "") -> tuple[bytes, str]:
-        """All metrics in the format that `accept` asks for, and its content type."""
+    def text(self, accept: str = "", key: str | None = None) -> tuple[bytes, str]:
+        """All metrics in the format that `accept` asks for, and its content type. `key`: whose
+        counts alone are shown, of those that are kept by key; None: everybody's.
+        """
         if UNCHANGED not in accept:  # else prometheus_client writes `_` for our colon
             accept = ""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        shown = self.registry if key is None else _Own(self.registry, key)
+        return encode(shown), content_type
 
 
 class Book:
@@ -353,6 +356,21 @@ class _Watch(Watch):
 
     def began(self, waited: float) -> None:
         self._waits.observe(waited)
+
+
+class _Own(Collector):
+    """A registry without what is counted of others' keys."""
+
+    def __init__(self, registry: CollectorRegistry, key: str) -> None:
+        self._registry = registry
+        self._key = key
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._registry.collect():
+            family.samples = [
+                each for each in family.samples if each.labels.get("key", self._key) == self._key
+            ]
+            yield family
 
 
 class _Tokens(Collector):

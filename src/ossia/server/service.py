@@ -25,7 +25,7 @@ from ossia.harmony.grammar.bodies import Vocabulary, forget_formats, vocabulary
 from ossia.harmony.grammar.compiling import GivenUp, giving_up
 from ossia.harmony.grammar.kept import Parts
 from ossia.harmony.messages import EffortName
-from ossia.server.access import Access, Caller, request_size, whose_turn
+from ossia.server.access import Access, Caller, request_begun, request_size, whose_turn
 from ossia.server.accounts.ledger import Ledger
 from ossia.server.accounts.session import name_by_prompt
 from ossia.server.answer import LONG, Answerer, AnswerRequest
@@ -40,6 +40,7 @@ from ossia.server.responses.background import Runs
 from ossia.server.sealing import Sealer
 from ossia.server.settings import Settings
 from ossia.server.store.approved import ApprovedTable
+from ossia.server.store.forgotten import ForgottenTable
 from ossia.server.store.late import LateWrites, Write
 from ossia.server.store.opening import database_of
 from ossia.server.store.store import Store
@@ -129,7 +130,8 @@ class Service:
             self.metrics.containers(lambda: containers.count)
             self._keep_files(containers)
         self.thoughts = Thoughts(self.store)
-        self._approved = ApprovedTable(self.store)
+        self._approved = ApprovedTable(self.store, settings.home, settings.tool_seconds)
+        self.forgotten = ForgottenTable(self.store)
         self.approved = ApprovedCalls(self._approved)
         self.runs = Runs(self.store, home=settings.home, max_running=settings.max_queue)
         self.documents = Documents()
@@ -370,8 +372,15 @@ class Service:
         gc.collect()
 
     async def remember_thoughts(
-        self, caller: Caller, call_ids: Sequence[str], messages: Sequence[Message]
+        self,
+        caller: Caller,
+        call_ids: Sequence[str],
+        messages: Sequence[Message],
+        begun: float | None = None,
     ) -> None:
-        """`messages`: those of the answer before its first call (analysis, preambles)."""
+        """`messages`: those of the answer before its first call (analysis, preambles). `begun`:
+        when it began, where that is not the request that is being answered here.
+        """
         if call_ids and messages:
-            await self.outlasting(self.thoughts.remember(caller.name, call_ids[0], messages))
+            since = begun or request_begun()
+            await self.outlasting(self.thoughts.remember(caller.name, call_ids[0], messages, since))

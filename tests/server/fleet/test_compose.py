@@ -22,6 +22,7 @@ from ossia.commands import serve
 from ossia.commands.main import parser
 from ossia.commands.options import parsed, seconds
 from ossia.server.keys import read_keys
+from ossia.server.settings import Limits
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "deploy"
@@ -165,7 +166,7 @@ def test_secrets_are_made_once(secrets: Path) -> None:
     assert secrets.stat().st_mode & 0o777 == 0o700
     keys = {key.name: key for key in read_keys(secrets / "keys.toml")}
     assert set(keys) == {"admin", "prometheus"} and keys["admin"].limits.admin
-    assert keys["prometheus"].limits.tools == frozenset()
+    assert keys["prometheus"].limits == Limits(tools=frozenset(), metrics=True)
     tables = tomllib.loads(before["keys.toml"])["keys"]
     assert tables[1]["key"] == before["metrics_key"]
     assert [key.name for key in read_keys(secrets / "python_keys")] == ["ossia"]

@@ -702,6 +702,7 @@ def test_a_call_that_could_not_be_remembered_is_not_begun(make: Make) -> None:
 
 
 UNDONE = {  # what a version has less than the next
+    6: ("DROP TABLE forgotten", "ALTER TABLE approved DROP COLUMN home"),
     5: ("DROP TABLE thought", "DROP TABLE replica", "DROP TABLE account",
         "ALTER TABLE used DROP COLUMN thoughts", "ALTER TABLE entry DROP COLUMN home"),
     4: ("DROP TRIGGER call_begun", "DROP TRIGGER call_ended", "DROP TRIGGER call_gone",

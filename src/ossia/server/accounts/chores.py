@@ -1,5 +1,6 @@
-"""What is done every now and then while a server runs: usage is written, and what has outlived its
-time is removed, also while nobody asks for anything.
+"""What is done every now and then while a server runs: what other servers have deleted is deleted
+here, usage is written, and what has outlived its time is removed, also while nobody asks for
+anything.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
+from ossia.server.accounts.forgetting import Reminders
 from ossia.server.service import Service
 from ossia.server.store.protocol import StoreError
 
@@ -21,10 +23,13 @@ class Chores:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        self._reminders = Reminders(service)
         self._tasks: list[asyncio.Task[None]] = []
         self._over = asyncio.Event()
 
-    def open(self) -> None:
+    async def open(self) -> None:
+        """Raises `StoreError`: nobody may be shown what was deleted while this server was away."""
+        await self._reminders.follow()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._write()), loop.create_task(self._sweep())]
 
@@ -39,14 +44,16 @@ class Chores:
     async def _write(self) -> None:
         while not await self._is_over(EVERY):
             try:
+                await self._reminders.follow()
                 await self.service.ledger.settle_ended()
             except Exception as error:
-                _say("what was used is not written yet", error)
+                _say("what was deleted elsewhere, or used, is not written yet", error)
 
     async def _sweep(self) -> None:
         while not self._over.is_set():
             try:
                 await sweep(self.service)
+                await self._reminders.sweep()
             except Exception as error:
                 _say("what is too old is not removed yet", error)
             await self._is_over(SWEEP)

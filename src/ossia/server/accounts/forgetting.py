@@ -8,11 +8,17 @@ memory only, in pages that nobody else can find; the next prompts overwrite it.
 from __future__ import annotations
 
 import asyncio
+import time
+from math import inf
 
 from ossia.server.service import Service
+from ossia.server.store.forgotten import Forgotten
 from ossia.server.wire.errors import ApiError
 
 Counts = dict[str, int]
+AGAIN = 600.0  # seconds for which it is looked again for what came late, such as a file's copy
+DAY = 86_400.0  # seconds
+LONGEST = 30 * DAY  # for which a server may be away and still be told what was deleted
 
 
 async def forget_here(service: Service, owner: str) -> Counts:
@@ -36,17 +42,58 @@ async def forget_kept(service: Service, owner: str) -> Counts:
     return counts
 
 
-def _files(service: Service, owner: str) -> Counts:
-    """Returns when they are gone from the disk."""
+class Reminders:
+    """What was deleted while this server was away, or was not reached, is deleted here, too: at the
+    start and every few seconds.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._seen = 0.0  # on the store's clock
+
+    async def follow(self) -> None:
+        """Raises `StoreError`."""
+        if self.service.fleet.is_alone:
+            return
+        now = self.service.store.clock()
+        for each in await self.service.forgotten.since(self._seen - AGAIN):
+            await self._follow(each)
+        self._seen = now
+
+    async def _follow(self, deleted: Forgotten) -> None:
+        service = self.service
+        if deleted.id:
+            if service.uploads is not None:
+                await asyncio.to_thread(service.uploads.drop, deleted.owner, deleted.id)
+            return
+        await service.runs.forget(deleted.owner, deleted.at)
+        await service.ledger.drop(deleted.owner, deleted.at)
+        ahead = service.store.clock() - time.time()  # files have this machine's times
+        await asyncio.to_thread(_files, service, deleted.owner, deleted.at - ahead)
+
+    async def sweep(self) -> None:
+        """What was deleted so long ago that nobody can have it any more."""
+        longest = LONGEST
+        if self.service.uploads is not None:
+            longest = max(longest, self.service.uploads.rules.expires_after)
+        if self.service.containers is not None:
+            longest = max(longest, self.service.containers.rules.expires_after)
+        await self.service.forgotten.sweep(longest + DAY)
+
+
+def _files(service: Service, owner: str, before: float = inf) -> Counts:
+    """Of those that were made before that. Returns when they are gone from the disk."""
     containers = 0
     uploads = 0
     if service.containers is not None:
         for container in service.containers.of_caller(owner):
-            service.containers.delete(owner, container.id)
-            containers += 1
+            if container.created < before:
+                service.containers.delete(owner, container.id)
+                containers += 1
         service.containers.settle()
     if service.uploads is not None:
         for upload in service.uploads.of_caller(owner):
-            service.uploads.delete(owner, upload.id)
-            uploads += 1
+            if upload.created < before:
+                service.uploads.delete(owner, upload.id)
+                uploads += 1
     return {"containers": containers, "files": uploads}

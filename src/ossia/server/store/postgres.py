@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ossia.errors import RequestError
 from ossia.server.store.protocol import DiskFull, Row, StoreError, StoreUnreachable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 log = logging.getLogger("ossia.server")
-VERSION = 1  # of the tables below
+VERSION = 2  # of the tables below
 LOCK = 0x6F737369  # "ossi": of whoever makes the tables
 CONNECTIONS = 8  # of one server
 CONNECT = 5.0  # seconds
@@ -35,6 +35,15 @@ SCRUB = 3600.0  # seconds: of large tables it takes long, and holds up nobody
 # a server that stops in the middle of a transaction must not hold up the others
 SESSION = {"application_name": "ossia", "idle_in_transaction_session_timeout": "15s"}
 AGAIN = 0.5  # seconds in which a database that did not answer is not tried again
+HOST = r"(\[[0-9a-fA-F:.%]+\]|[\w.-]*)(:\d+)?"
+SHOWN = re.compile(rf"{HOST}(,{HOST})*(/[\w.%-]*)?")  # hosts with ports, and a database
+# What was deleted for good; and where a call that was approved is run.
+FORGOTTEN = """
+CREATE TABLE forgotten (  -- `id`: of a file; '': all that was the owner's. See forgotten.py
+    owner TEXT NOT NULL, id TEXT NOT NULL, at DOUBLE PRECISION NOT NULL, PRIMARY KEY (owner, id)
+);
+ALTER TABLE approved ADD COLUMN home TEXT NOT NULL DEFAULT '';
+"""
 SCHEMA = f"""
 CREATE TABLE ossia (version INTEGER NOT NULL);
 INSERT INTO ossia VALUES ({VERSION});
@@ -97,7 +106,9 @@ CREATE TRIGGER sized AFTER INSERT OR DELETE OR UPDATE OF size ON approved
     FOR EACH ROW EXECUTE FUNCTION count_size();
 CREATE TRIGGER sized AFTER INSERT OR DELETE OR UPDATE OF size ON thought
     FOR EACH ROW EXECUTE FUNCTION count_size();
+{FORGOTTEN}
 """
+UPGRADES = {1: FORGOTTEN}  # from a version to the next
 
 
 class Postgres:
@@ -131,7 +142,7 @@ class Postgres:
         FULL, under which everybody waits, makes new files at once.
         """
         async with self.session() as db:
-            tables = "entry, item, part, approved, thought, account"
+            tables = "entry, item, part, approved, thought, account, forgotten"
             await db.connection.execute(f"VACUUM {tables}", timeout=SCRUB)
 
     def clock(self) -> float:
@@ -187,7 +198,7 @@ class Postgres:
             reset=_left_as_it_is,
         )
         try:
-            async with made.acquire() as connection:
+            async with _first(made) as connection:
                 await self._meet(connection)
         except BaseException:
             made.terminate()
@@ -301,19 +312,45 @@ def _gone() -> tuple[type[Exception], ...]:
     )
 
 
+@asynccontextmanager
+async def _first(pool: Any) -> AsyncIterator[Any]:
+    """The first connection: only then the driver reads the URL, and its error would repeat parts of
+    a password.
+    """
+    try:
+        connection = await pool.acquire()
+    except driver().ClientConfigurationError:  # it says which option is wrong
+        raise
+    except ValueError:
+        raise StoreError(
+            "the URL of the database cannot be read: in a password, write %23 for #, %2F for /, "
+            "%3F for ?, %40 for @, %3A for : and %25 for %"
+        ) from None
+    try:
+        yield connection
+    finally:
+        await pool.release(connection)
+
+
 async def _left_as_it_is(connection: Any) -> None:
     """Nothing of a session is ever changed here, and to reset it would be one more way there."""
 
 
 def shown(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    """The URL without its password. Of one whose password has characters that end a part of a URL,
+    nobody can say where it ends: nothing is shown.
+    """
+    scheme, _, rest = url.partition("://")
+    place, _, options = rest.partition("?")
+    host = place.rpartition("@")[2]
+    is_plain = "#" not in rest and "@" not in options and SHOWN.fullmatch(host)
+    return f"{scheme}://{host if is_plain else '...'}"
 
 
 async def _check(connection: Any, name: str) -> None:
-    """Makes the tables in a new database. Changes nothing in one that is not ours."""
+    """Makes the tables in a new database, and changes those of an earlier version. Changes nothing
+    in one that is not ours.
+    """
     async with connection.transaction():
         await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
         if await connection.fetchval("SELECT to_regclass('ossia')") is None:
@@ -324,6 +361,10 @@ async def _check(connection: Any, name: str) -> None:
             await connection.execute(SCHEMA)
             return
         version = await connection.fetchval("SELECT version FROM ossia")
+        while version in UPGRADES:
+            await connection.execute(UPGRADES[version])
+            version += 1
+            await connection.execute("UPDATE ossia SET version = $1", version)
         if version != VERSION:
             raise StoreError(
                 f"{name} was written by another version of ossia (tables {version}, not "

@@ -64,6 +64,11 @@ ITEMS = """
 SELECT item.body FROM item JOIN entry ON entry.key = item.entry
 WHERE kind = 'conversation' AND owner = $1 AND entry.id = $2 AND expires > $3
 """
+FORGET = """
+INSERT INTO forgotten (owner, id, at) VALUES ($1, $2, $3)
+ON CONFLICT (owner, id) DO UPDATE SET at = excluded.at
+"""
+FORGOTTEN = "(SELECT count(*) FROM forgotten WHERE owner = $1 AND id = '' AND at > $2)"
 OLDEST = "DELETE FROM entry WHERE key = (SELECT key FROM entry ORDER BY written LIMIT 1)"
 
 
@@ -169,14 +174,15 @@ class Store:
             if time.monotonic() - since < FULL:
                 raise DiskFull(str(error))
             self._full = (time.monotonic(), error)
-        async with self.writing() as db:
+        async with self.session() as db:
             await db.run("UPDATE used SET bytes = bytes")
 
     async def put(self, stored: StoredResponse, *, must: bool = False, again: bool = False) -> bool:
-        """Inserts or replaces; one that has ended is replaced only `again`. Whether it is what is
-        kept now. An answer must not be lost because it cannot be kept: if there is no room, or the
-        disk fails, that is logged, and the response is not found later. If it `must` be kept,
-        raises `StoreError`; `StoreUnreachable` is raised always, as it may be kept later.
+        """Inserts or replaces; one that has ended is replaced only `again`, and one whose owner was
+        forgotten since it began is not kept. Whether it is what is kept now. An answer must not be
+        lost because it cannot be kept: if there is no room, or the disk fails, that is logged, and
+        the response is not found later. If it `must` be kept, raises
+        `StoreError`; `StoreUnreachable` is raised always, as it may be kept later.
         """
         try:
             return await self._put(stored, again)
@@ -206,8 +212,12 @@ class Store:
         bodies = map(self._packed, parts)
         row = (stored.owner, stored.id, status, *bodies, expires, size, stored.thread, stored.home)
         query = f"{PUT_RESPONSE}{'' if again else UNLESS_ENDED} RETURNING key"
+        begun = stored.begun or self.clock()
         async with self.writing() as db:
-            room = self.limit - await calls_of(db)  # these stay, whatever else goes
+            calls, is_forgotten = await calls_and_forgotten(db, stored.owner, begun)
+            if is_forgotten:
+                return False
+            room = self.limit - calls  # these stay, whatever else goes
             if size > room:  # nor does it stay what it was before it grew
                 await db.run(DELETE, "response", stored.owner, stored.id)
             else:
@@ -247,15 +257,16 @@ class Store:
 
     async def _responses(self, where: str, *values: str) -> list[StoredResponse]:
         query = f"SELECT {COLUMNS} FROM entry WHERE kind = 'response' AND expires > $1 AND {where}"
+        now = self.clock()
         async with self.session() as db:
-            rows = await db.all(f"{query} ORDER BY written", self.clock(), *values)
-        return [self._stored(row) for row in rows]
+            rows = await db.all(f"{query} ORDER BY written", now, *values)
+        return [self._stored(row, now) for row in rows]
 
-    def _stored(self, row: Row) -> StoredResponse:
+    def _stored(self, row: Row, now: float) -> StoredResponse:
         id, owner, body, history, given, expires, thread, home = row
         read = self._packing.unpacked
         parts = (read(body), read(history), read(given))
-        return StoredResponse(id, owner, *parts, expires, thread or "", home)
+        return StoredResponse(id, owner, *parts, expires, thread or "", home, now)
 
     def _packed(self, data: bytes) -> bytes:
         return self._packing.packed(data) if self.database.packs else data
@@ -426,7 +437,9 @@ class Store:
 
     @timed
     async def forget(self, owner: str) -> dict[str, int]:
-        """Everything of an owner's, and how much that was."""
+        """Everything of an owner's, and how much that was. What has begun by now and is written
+        later is not kept.
+        """
         items = "SELECT count(*) FROM item JOIN entry ON entry.key = item.entry WHERE owner = $1"
         kinds = "DELETE FROM entry WHERE kind = $1 AND owner = $2"
         async with self.database.transaction(durably=True) as db:
@@ -438,6 +451,8 @@ class Store:
             }
             for name, table in (("approved_calls", "approved"), ("thoughts", "thought")):
                 counts[name] = await db.run(f"DELETE FROM {table} WHERE owner = $1", owner)
+            await db.run("DELETE FROM forgotten WHERE owner = $1", owner)  # its files are in it
+            await db.run(FORGET, owner, "", self.clock())
         return counts
 
     async def scrub(self) -> None:
@@ -455,6 +470,13 @@ async def calls_of(db: Statements) -> int:
     found = await db.one("SELECT calls FROM used")
     assert found is not None
     return int(found[0])
+
+
+async def calls_and_forgotten(db: Statements, owner: str, begun: float) -> tuple[int, bool]:
+    """And whether all that was the owner's was deleted since."""
+    found = await db.one(f"SELECT calls, {FORGOTTEN} FROM used", owner, begun)
+    assert found is not None
+    return int(found[0]), bool(found[1])
 
 
 async def _used(db: Statements) -> int:
