@@ -209,3 +209,31 @@ async def test_a_server_that_comes_back_has_nothing_of_it_at_its_first_request(
         async with app.router.lifespan_context(app):
             back = Neighbour(app, fleet.two.client, engine)
             assert not has(back, file)
+
+
+async def test_one_that_cannot_be_deleted_keeps_no_other(
+    two: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is tried again."""
+    async with two() as fleet:
+        service = fleet.two.service
+        first, second = await sent(fleet.two), await sent(fleet.two)
+        for file in (first, second):
+            await service.forgotten.add("ann", file)
+        uploads = service.uploads
+        assert uploads is not None
+        drop = uploads.drop
+        reminders = Reminders(service)
+
+        def broken(caller: str, id: str) -> None:
+            if id == first:
+                raise OSError(5, "Input/output error")
+            drop(caller, id)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(uploads, "drop", broken)
+            with pytest.raises(OSError, match="Input"):
+                await reminders.follow()
+        assert has(fleet.two, first) and not has(fleet.two, second)
+        await reminders.follow()
+        assert not has(fleet.two, first)

@@ -52,33 +52,40 @@ class Reminders:
         self._seen = 0.0  # on the store's clock
 
     async def follow(self) -> None:
-        """Raises `StoreError`."""
+        """Raises `StoreError`, and the last `OSError` of what could not be deleted."""
         if self.service.fleet.is_alone:
             return
         now = self.service.store.clock()
+        failed: OSError | None = None
         for each in await self.service.forgotten.since(self._seen - AGAIN):
-            await self._follow(each)
+            try:
+                await self._follow(each)
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            raise failed
         self._seen = now
 
     async def _follow(self, deleted: Forgotten) -> None:
         service = self.service
-        if deleted.id:
-            if service.uploads is not None:
-                await asyncio.to_thread(service.uploads.drop, deleted.owner, deleted.id)
-            return
-        await service.runs.forget(deleted.owner, deleted.at)
-        await service.ledger.drop(deleted.owner, deleted.at)
-        ahead = service.store.clock() - time.time()  # files have this machine's times
-        await asyncio.to_thread(_files, service, deleted.owner, deleted.at - ahead)
+        owner = deleted.owner
+        if not deleted.id:
+            await service.runs.forget(owner, deleted.at)
+            await service.ledger.drop(owner, deleted.at)
+            # files have this machine's times
+            ahead = service.store.clock() - time.time()
+            await asyncio.to_thread(_files, service, owner, deleted.at - ahead)
+        elif service.uploads is not None:
+            await asyncio.to_thread(service.uploads.drop, owner, deleted.id)
 
     async def sweep(self) -> None:
         """What was deleted so long ago that nobody can have it any more."""
+        service = self.service
         longest = LONGEST
-        if self.service.uploads is not None:
-            longest = max(longest, self.service.uploads.rules.expires_after)
-        if self.service.containers is not None:
-            longest = max(longest, self.service.containers.rules.expires_after)
-        await self.service.forgotten.sweep(longest + DAY)
+        for kept in (service.uploads, service.containers):
+            if kept is not None:
+                longest = max(longest, kept.rules.expires_after)
+        await service.forgotten.sweep(longest + DAY)
 
 
 def _files(service: Service, owner: str, before: float = inf) -> Counts:

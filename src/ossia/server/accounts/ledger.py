@@ -116,8 +116,9 @@ class Ledger:
             while waiting:
                 name = next(iter(waiting))
                 # of who was forgotten and has done nothing since there is not even a name
-                is_gone = waiting[name].forgotten and waiting[name].tally.unwritten == Used()
-                if not is_gone and not await self.settle(waiting[name]):
+                caller = waiting[name]
+                is_gone = caller.forgotten and caller.tally.unwritten == Used()
+                if not is_gone and not await self.settle(caller):
                     return
                 del waiting[name]
         finally:  # also if this is cancelled
@@ -231,10 +232,12 @@ class Ledger:
         what answers use that began before, is never written.
         """
         for caller in self.access.callers():
-            if caller.name == owner and caller.forgotten < at:
-                async with self._turns.setdefault(caller, asyncio.Lock()):
-                    caller.forgotten = at
-                    caller.tally.written = caller.tally.used.copy()
+            if caller.name != owner or caller.forgotten >= at:
+                continue
+            turn = self._turns.setdefault(caller, asyncio.Lock())
+            async with turn:
+                caller.forgotten = at
+                caller.tally.written = caller.tally.used.copy()
 
     async def forget(self, owner: str) -> int:
         """Rows that are gone, with what was not written yet."""

@@ -63,8 +63,15 @@ def router(service: Service) -> APIRouter:
             counts.update(told["counts"])
         if not IS_PASSED.get():
             counts.update(await forget_kept(service, id))
-        deleted = {"id": id, "object": "user.deleted", "deleted": True}
-        return reply(deleted | {"counts": counts, "not_reached": missed})
+        return reply(
+            {
+                "id": id,
+                "object": "user.deleted",
+                "deleted": True,
+                "counts": counts,
+                "not_reached": missed,
+            }
+        )
 
     return routes
 
