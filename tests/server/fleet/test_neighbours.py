@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from one_process_fleet import OneDatabase
 
-from ossia.server import service as services
 from ossia.server.fleet import fleet as fleets
 from ossia.server.fleet import passing
 from ossia.server.fleet.fleet import Fleet
 from ossia.server.fleet.passing import Line, Proof
 from ossia.server.sealing import Sealer
-from ossia.server.store.protocol import StoreUnreachable
 from ossia.server.store.replicas import Replicas
 from ossia.server.store.store import Store
 from ossia.server.store.tables import StoredResponse
@@ -142,53 +140,3 @@ async def test_who_has_not_heard_the_store_gives_nobody_up(
     monkeypatch.setattr(fleets, "SILENT", 0.0)
     await beating.until(beating.calls + 3)
     assert beating.given_up == ["resp_1"]
-
-
-async def test_what_was_left_for_later_is_written_once_or_said_to_be_lost(
-    client_for: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While one is written more is left, the oldest is given up, and one fails for good."""
-    monkeypatch.setattr(services, "MOST_LATE", 3)
-    written: list[str] = []
-    away = True
-    go_on = asyncio.Event()
-
-    def write(name: str) -> Callable[[], Awaitable[None]]:
-        async def writing() -> None:
-            if away:
-                raise StoreUnreachable("gone")
-            if name == "a":
-                await go_on.wait()
-            if name == "d":
-                raise ValueError("a bug")
-            written.append(name)
-
-        return writing
-
-    async with client_for("") as client:
-        service = client.app.state.service
-        for name in "abc":
-            await service.keep(name, write(name))
-        with pytest.raises(StoreUnreachable):
-            await service.catch_up()
-        away = False
-        catching = asyncio.create_task(service.catch_up())
-        await asyncio.sleep(0)
-        away = True
-        for name in "def":
-            await service.keep(name, write(name))
-        away = False
-        go_on.set()
-        await catching
-        lost = {name for name in "abcdef" if f"{name} is not kept" in caplog.text}
-        assert lost | set(written) == set("abcdef") and not lost & set(written)
-        go_on.clear()
-        away = True
-        await service.keep("a", write("a"))
-        away = False
-        catching = asyncio.create_task(service.catch_up())
-        await asyncio.sleep(0)
-        catching.cancel()  # as at the end of a server
-        await asyncio.gather(catching, return_exceptions=True)
-        caplog.clear()
-    assert "a is not kept: the database does not answer" in caplog.text

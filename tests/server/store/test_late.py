@@ -88,3 +88,38 @@ async def test_what_never_came_is_told_at_the_end(caplog: pytest.LogCaptureFixtu
     await late.close()
     errors = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
     assert errors[-1] == "one is not kept: the database does not answer"
+
+
+async def test_what_fails_for_good_keeps_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    fake = Fake(silent=0)
+    late = LateWrites(0.0, 0.001)
+
+    async def broken(again: bool) -> None:
+        if again:
+            raise KeyError("a bug")
+        raise StoreUnreachable("gone")
+
+    await late.keep("broken", broken)
+    fake.silent = 1
+    await late.keep("one", lambda again: fake.write("one", again))
+    await until_kept(fake, 1)
+    assert "broken is not kept" in caplog.text
+    await late.close()
+
+
+async def test_what_is_being_written_at_the_end_is_told_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    late = LateWrites(0.0, 0.0)
+    begun = asyncio.Event()
+
+    async def endless(again: bool) -> None:
+        if not again:
+            raise StoreUnreachable("gone")
+        begun.set()
+        await asyncio.Event().wait()
+
+    await late.keep("one", endless)
+    await begun.wait()
+    await late.close()
+    assert "one is not kept: the database does not answer" in caplog.text

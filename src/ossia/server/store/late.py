@@ -78,8 +78,14 @@ class LateWrites:
             first = self._waiting.popleft()
             try:
                 written = await first.is_written()
+            except asyncio.CancelledError:  # nobody knows whether it is
+                self._waiting.appendleft(first)
+                raise
             except OssiaError as error:
                 log.error("%s is not kept: %s", first.what, error)
+                continue
+            except Exception:  # the others must not wait for it for ever
+                log.exception("%s is not kept", first.what)
                 continue
             if not written:
                 self._waiting.appendleft(first)
