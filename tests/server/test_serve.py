@@ -33,13 +33,9 @@ from ossia.commands.hosted.browsing import corpora
 from ossia.commands.main import main, parser
 from ossia.commands.options import parsed
 from ossia.commands.script import read_script
-from ossia.commands.serve import (
-    Options,
-    _warm_up_lengths,
-    is_loopback,
-    read_secret,
-    settings_of,
-)
+from ossia.commands.serve import _warm_up_lengths
+from ossia.commands.server.options import Options
+from ossia.commands.server.settings import is_loopback, read_secret, settings_of
 from ossia.errors import EngineFailed, McpError, ProcessLost, RequestError, SandboxError, ToolError
 from ossia.server import ScriptedEngine, create_app
 from ossia.server.access import secret_digest
