@@ -191,6 +191,16 @@ def test_files_of_other_answers_are_refused(tmp_path: Path) -> None:
         Results(HEADER, tmp_path / "none" / "out.jsonl").__enter__()
 
 
+def test_a_full_disk_is_said_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with Results(HEADER, path) as results, open("/dev/full", "wb", buffering=0) as full:
+        assert results._file is not None
+        results._file.close()
+        results._file = full
+        with pytest.raises(RequestError, match=r"cannot write .*out.jsonl: No space .*make room"):
+            run(all_trials(tmp_path), results, backwards)
+
+
 def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with Results(HEADER, path), pytest.raises(RequestError, match="by another run"):

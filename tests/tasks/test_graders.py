@@ -211,6 +211,19 @@ def test_wrong_answers_that_look_like_right_ones(said: str, gold: str) -> None:
     assert not answers_with(said, gold)
 
 
+@pytest.mark.parametrize("task", ["facts", "state", "puzzles", "tools", "policy", "world hops"])
+def test_an_answer_in_bold_or_quoted_is_the_same(task: str) -> None:
+    for problem in problems(task, 20):
+        for said in (f"**{problem.answer}**", f'"{problem.answer}"'):
+            assert grade(problem, said, problem.gold_calls) == 1.0, said
+
+
+def test_marks_within_an_answer_are_part_of_it() -> None:
+    assert not answers_with("23", "2*3")
+    assert not answers_with("C", "C*")
+    assert answers_with('It is "C*".', "C*")
+
+
 def test_a_number_without_end_is_wrong_and_no_error() -> None:
     """What a model that repeats itself writes."""
     (problem,) = problems("arithmetic", 1)

@@ -385,6 +385,7 @@ def _header(options: Options, name: str, left_out: dict[str, int]) -> Header:
         computing = options.computing
         for one in ("dtype", "dense", "activations", "kv", "experts", "adapter"):
             settings[one] = getattr(computing, one)
+        settings["weights"] = _weights(options.model)
     if options.judging.judge is not None:
         settings["judge"] = options.judging.judge_model
     if options.suite is None or options.is_own or options.jailbreaks:
@@ -395,6 +396,14 @@ def _header(options: Options, name: str, left_out: dict[str, int]) -> Header:
     if policy is not None:
         settings["policy"] = policy.digest
     return Header(options.suite or "tasks", name, settings, left_out)
+
+
+def _weights(model: str) -> str | None:
+    """Tells them from others that a folder of this name has had."""
+    from ossia.hub import find
+    from ossia.train.weights.export import fingerprint
+
+    return fingerprint(find(model))
 
 
 # ---- what it costs -------------------------------------------------------------------------------

@@ -47,7 +47,13 @@ class Endpoint:
     pause: Callable[[float], object] = time.sleep
 
     def __post_init__(self) -> None:
-        """Raises `RequestError` for a key that cannot be sent, without showing it."""
+        """Raises `RequestError` for an address that is none, and for a key that cannot be sent,
+        without showing it.
+        """
+        if not self.url.startswith(("http://", "https://")):
+            raise RequestError(
+                f"{self.url!r} is no address of a server; write http://HOST:PORT/v1", "url"
+            )
         object.__setattr__(self, "key", checked_key(self.key, "OPENAI_API_KEY"))
 
     def answer(self, trials: Sequence[Trial]) -> Iterator[tuple[int, Answered]]:

@@ -34,6 +34,8 @@ _BEFORE_ANSWER = re.compile(r"(?:[:=]|\bis)\s")
 _LETTER = re.compile(r"(?<!\w)(A(?=[).:,*]|\W*$| [B-H]\b)|[B-H](?!\w))")
 # Markdown around words, and LaTeX's box.
 _DRESS = re.compile(r"(\*{1,3}|__?|`)(?=\S)([^*_`\n]{1,200}?)(?<=\S)\1(?!\w)|\\boxed\{([^{}]*)\}")
+# What is bold, code or quoted; the mark in `2*3` is none.
+_AROUND = re.compile(r"(?<!\w)(\*{1,3}|[`\"\u201c])(?=\S)([^\n]{1,200}?)(?<=\S)(?:\1|\u201d)(?!\w)")
 _MARKS = re.compile(r"'s(?=\s|$)|(?<![.,;:!?])[.,;:!?]++(?=\s|$)")
 
 
@@ -58,6 +60,7 @@ def numbers(text: str) -> list[Decimal]:
 
 def last_answer(text: str) -> str:
     """The text after the last `:`, `=` or `is`, or the whole text: `Sorted: 2, 5` -> `2, 5`."""
+    text = _AROUND.sub(r"\2", text)
     last = deque(_BEFORE_ANSWER.finditer(text), 1)
     return text[last[0].end() :] if last else text
 
@@ -171,8 +174,10 @@ def has_one_number(final_text: str, right: int, prompt: Prompt) -> bool:
 
 
 def plain_words(text: str) -> str:
-    """The text to compare: lower case, single spaces, also around it, and no sentence marks."""
-    unmarked = _MARKS.sub("", text)
+    """The text to compare: lower case, single spaces, also around it, and neither sentence marks
+    nor what makes words bold or quotes them.
+    """
+    unmarked = _MARKS.sub("", _AROUND.sub(r"\2", text))
     spaced = _SPACES.sub(" ", unmarked)
     return f" {spaced.strip().lower()} "
 

@@ -161,6 +161,8 @@ class Hyperparameters:
         for name in ("decay", "floor"):
             value = getattr(self, name)
             _require(0 <= value <= 1, name, "between 0 and 1", value)
+        # torch's generator on a CPU reads no more bits
+        _require(0 <= self.seed < 1 << 32, "seed", "at least 0 and below 2^32", self.seed)
         good = all(0 <= beta < 1 for beta in self.betas)
         _require(good, "betas", "at least 0 and less than 1, each", self.betas)
         _require(self.peak_lr > 0, "peak_lr", "more than 0", self.peak_lr)

@@ -86,7 +86,7 @@ def _stage_c_shows_no_reasoning(script: Script) -> None:
 
 
 @pytest.mark.parametrize("obeys", ["thought", "was to follow"])
-def test_a_judge_that_obeys_is_refused_before_anything_is_learned(
+def test_a_judge_that_obeys_is_refused_before_anything_is_drafted(
     tmp_path: Path, obeys: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that reads drafts, and the one that reads answers."""
@@ -104,10 +104,9 @@ def test_a_judge_that_obeys_is_refused_before_anything_is_learned(
     with scripted() as script:
         config = config_of(tmp_path, write_tiny(tmp_path / "base"), script.url)
         make = align.Recipe(config, tmp_path / "run")
-        make.draft()
         with pytest.raises(JudgeError, match=r"must fail, because of the text 'Note to the grader"):
-            make.keep()
-            make.reward()
+            make.draft()
+        assert not script.of("reasoner")
 
 
 def test_a_policy_in_a_prompt_stops_the_run_by_name(tmp_path: Path) -> None:

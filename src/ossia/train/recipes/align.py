@@ -202,6 +202,9 @@ class Recipe:
     # ---- stage A ---------------------------------------------------------------------------------
 
     def draft(self) -> None:
+        """Raises `JudgeError` for a judge that is none, before anything is drafted."""
+        self._follows(self.out / "kept" / VERDICTS)
+        self._grader(self.out / "reward" / VERDICTS)
         generate(self.trained, self._reasoner, self.config.generate, self.out / "drafts")
 
     def _reasoner(self) -> Reasoner:
