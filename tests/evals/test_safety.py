@@ -21,7 +21,7 @@ from ossia.evals.suites import SUITES, Graders, read
 from ossia.harmony import Effort, Role
 from ossia.tasks.problem import Call
 from ossia.tasks.safety.jailbreaks import of_split
-from ossia.tasks.safety.specs import read_policy
+from ossia.tasks.safety.spec_files import read_policy
 
 POLICY = """
 name = "Bakery"

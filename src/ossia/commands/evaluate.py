@@ -316,7 +316,7 @@ def _graders(options: Options, suite: Suite) -> Graders:
 
 
 def _policy(options: Options) -> Policy | None:
-    from ossia.tasks.safety.specs import read_policy
+    from ossia.tasks.safety.spec_files import read_policy
 
     return None if options.policy is None else read_policy(options.policy)
 

@@ -29,7 +29,8 @@ from ossia.tasks import problems
 from ossia.tasks.environment import Outcome, Reward
 from ossia.tasks.safety.policy_texts import POLICY
 from ossia.tasks.safety.requests import Request, read_requests, request_of, row_of
-from ossia.tasks.safety.specs import Policy, Unless, read_policy
+from ossia.tasks.safety.spec_files import read_policy
+from ossia.tasks.safety.specs import Policy, Unless
 from ossia.train.align import prompts
 from ossia.train.align.drafts import Draft, cited, names_it, read_drafts, write_drafts
 from ossia.train.align.generate import FOLDER, Generating, InProcess, Remote, generate, loaded
@@ -53,13 +54,19 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 
 def test_the_policy_and_the_prompts_of_the_page_are_read(tmp_path: Path) -> None:
     page = (SOURCE.parent.parent / "docs" / "alignment.md").read_text(encoding="utf-8")
-    policy, rows, *_ = re.findall(r"```(?:toml|json)\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "policy.toml").write_text(policy)
-    (tmp_path / "prompts.jsonl").write_text(rows)
-    read = read_policy(tmp_path / "policy.toml")
+    blocks = re.findall(r"```(markdown|toml|json)\n(.*?)```", page, re.DOTALL)
+    kinds = dict(reversed(blocks))  # the first of each
+    example = SOURCE.parent.parent / "recipes" / "aligning" / "library_desk.md"
+    assert kinds["markdown"] == example.read_text(encoding="utf-8")
+    read = read_policy(example)
+    (tmp_path / "prompts.jsonl").write_text(kinds["json"])
     requests = read_requests(tmp_path / "prompts.jsonl", read)
     assert [request.verdict for request in requests] == ["refuse", "comply", "safe-complete"]
     assert {case_of(category).rule for category in read.categories} == {1, None}
+    (tmp_path / "policy.toml").write_text(kinds["toml"])
+    (beginning,) = read_policy(tmp_path / "policy.toml").categories
+    loans = read.category("loans")
+    assert beginning == replace(loans, rules=loans.rules[:1])
 
 
 # ---- who may read reasoning ----
@@ -202,7 +209,7 @@ def test_a_file_may_judge(tmp_path: Path, library: Policy) -> None:
     with pytest.raises(DataError, match=r"defines no reward\(row, outcome\)"):
         grader_of(str(path), library, [REQUEST], bench())
     without = replace(library, categories=(replace(library.categories[0], case=None),))
-    with pytest.raises(DataError, match=r"has no \[category\.case\]"):
+    with pytest.raises(DataError, match=r"has no case: write \[category\.case\]"):
         grader_of("http://127.0.0.1:1", without, [REQUEST], bench())
 
 

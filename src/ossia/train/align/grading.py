@@ -118,8 +118,9 @@ def case_of(category: Category) -> Case:
     """Raises `DataError` where there is none."""
     if category.case is None:
         raise DataError(
-            f"category {category.name!r} has no [category.case]: write one with prompt, good and "
-            "bad, an answer that follows the rules and one that does not; a judge is tried on it"
+            f"category {category.name!r} has no case: write [category.case], in Markdown "
+            "'### Case', with prompt, good and bad, an answer that follows the rules and one that "
+            "does not; a judge is tried on it"
         )
     return category.case
 

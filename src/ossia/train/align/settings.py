@@ -12,6 +12,7 @@ from ossia.errors import ConfigError
 from ossia.harmony import Effort
 from ossia.judges import TRIES
 from ossia.mxfp4 import ScaleRule
+from ossia.tasks.safety.policy_texts import BUILT_IN
 from ossia.train.align.costs import Costs
 from ossia.train.align.generate import Generating
 from ossia.train.align.grading import PROGRAM, is_file
@@ -20,7 +21,6 @@ from ossia.train.recipes import sft
 from ossia.train.rl.settings import HYPER, Evaluating, Objective, Sampling
 from ossia.train.settings import Device, Hyperparameters, Lora
 
-BUILT_IN = "moonglow"
 NANO = "nano"
 KL = 1e-2  # where a model judges: it can be pleased by more than following the policy
 REFRESH = 20  # steps

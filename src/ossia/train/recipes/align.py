@@ -1,7 +1,7 @@
 """Align a model with a policy of your own: it learns the rules by heart, and to think of them.
 
-    ossia train align spec=policy.toml prompts=prompts.jsonl judge=URL base=gpt-oss-20b --dry-run
-    ossia train align spec=policy.toml prompts=prompts.jsonl judge=URL base=gpt-oss-20b --out runs/a
+    ossia train align spec=policy.md prompts=prompts.jsonl judge=URL base=gpt-oss-20b --dry-run
+    ossia train align spec=policy.md prompts=prompts.jsonl judge=URL base=gpt-oss-20b --out runs/a
     ossia train align --out runs/moonglow                    nano and the built-in, fictional policy
     ossia chat runs/a/model
 
@@ -30,9 +30,10 @@ from ossia.errors import ConfigError, TrainingError
 from ossia.files import replace_file, write_json
 from ossia.harmony import Conversation, Effort, Message, SystemContent, render_for_completion
 from ossia.judges import Bench, Endpoint
-from ossia.tasks.safety.policy_texts import POLICY
+from ossia.tasks.safety.policy_texts import BUILT_IN, POLICY
 from ossia.tasks.safety.requests import Request, read_requests
-from ossia.tasks.safety.specs import Policy, read_policy
+from ossia.tasks.safety.spec_files import read_policy
+from ossia.tasks.safety.specs import Policy
 from ossia.tokenizer import Tokenizer
 from ossia.train.align import prompts
 from ossia.train.align.costs import Plan
@@ -48,7 +49,7 @@ from ossia.train.align.generate import (
 )
 from ossia.train.align.grading import Grader, grader_of, is_file
 from ossia.train.align.removal import Removal
-from ossia.train.align.settings import BUILT_IN, Config
+from ossia.train.align.settings import Config
 from ossia.train.align.sifting import DraftJudge, Finding, Follows, by_grader, sift
 from ossia.train.chats.lines import lines_of as lines_in
 from ossia.train.chats.store import ChatExamples
