@@ -77,6 +77,9 @@ class Judging:
 
     judge: str | None = option(None, "an OpenAI-compatible server to ask for verdicts", "URL")
     judge_model: str = option("gpt-oss-120b", "which of its models", "NAME")
+    judge_seconds: PositiveNumber = option(
+        600.0, "that a verdict may take: judges reason, too", "SECONDS"
+    )
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,7 @@ def _graders(options: Options, suite: Suite) -> Graders:
     if judging.judge is not None:
         out = _out(options)
         verdicts = out.with_name(f"{out.name}.verdicts")
-        judge = CriterionJudge(judging.judge, judging.judge_model, verdicts)
+        judge = CriterionJudge(judging.judge, judging.judge_model, verdicts, judging.judge_seconds)
         return Graders(judge, policy=policy)
     if "judge" in suite.needs:
         raise RequestError(
