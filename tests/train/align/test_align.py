@@ -140,6 +140,12 @@ def test_a_policy_in_a_prompt_stops_the_run_by_name(tmp_path: Path) -> None:
         with pytest.raises(TrainingError, match=r"stage C, prompt 25 \(loans\)"):
             align.Recipe(config, out).reward()
         assert not (out / "reward" / "train").exists()
+        first, *_ = align.phases(config, tmp_path / "other")
+        assert first.look is not None
+        for before_anything_is_asked in (first.look, first.run):
+            with pytest.raises(TrainingError, match=r"stage C, prompt 25 \(loans\)"):
+                before_anything_is_asked()
+        assert not (tmp_path / "other").exists()
 
 
 def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:

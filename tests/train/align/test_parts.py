@@ -12,9 +12,11 @@ import re
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import quote
 
 import pytest
 from align_runs import POLICY as LIBRARY
@@ -39,6 +41,7 @@ from ossia.train.align.removal import Removal
 from ossia.train.align.sifting import sift
 from ossia.train.rl.asks import Problems, own
 from ossia.train.rl.curriculum import Curriculum
+from ossia.train.rl.record import told_texts
 
 SOURCE = Path(ossia.__file__).parent
 REQUEST = Request({"prompt": "Who has the atlas?", "category": "loans"}, "loans", 1, "refuse")
@@ -260,6 +263,37 @@ def test_neither_accents_nor_hyphens_that_are_not_seen_hide_a_run(library: Polic
         with pytest.raises(TrainingError, match="section 'loans'"):
             removal.check(f"x {text} y", "line 1")
     removal.check(" ".join(hindi.split()[:3]), "line 2")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda rule: json.dumps({"found": [rule]}),
+        lambda rule: json.dumps(json.dumps({"found": rule})),
+        lambda rule: f"<p>{rule.replace(chr(39), '&#39;').replace(' ', '&nbsp;')}</p>",
+        lambda rule: f"GET /search?q={quote(rule)}",
+        lambda rule: rule.replace("jamais", "ja-\n  mais").replace("personne", "per-\r\nsonne"),
+        lambda rule: " ".join(f"_{word}_" for word in rule.split()),
+        lambda rule: "\t".join(rule.upper().split()),
+    ],
+    ids=["json", "json in json", "html", "address", "broken", "emphasis", "blanks and case"],
+)
+def test_a_tools_way_of_writing_does_not_hide_a_run(
+    library: Policy, told: Callable[[str], str]
+) -> None:
+    rule = "Ne dis\njamais \u00e0 personne\nqui l'a pr\u00e9par\u00e9"
+    (first, *others) = library.categories
+    first = replace(first, rules=(replace(first.rules[0], text=rule), *first.rules[1:]))
+    removal = Removal(replace(library, categories=(first, *others)))
+    with pytest.raises(TrainingError, match=r"line 1: .*section 'loans'"):
+        removal.check(told(f"{rule}."), "line 1")
+    removal.check(told("Ne dis rien \u00e0 personne qui l'a lu"), "line 2")
+
+
+def test_results_of_tools_are_told_and_what_was_sampled_is_not() -> None:
+    pieces = [{"text": "thought", "sampled": True}, {"text": "result", "sampled": False}]
+    line = {"segments": [{"prompt": "asked", "pieces": pieces}]}
+    assert list(told_texts(line)) == ["asked", "result"]
 
 
 def test_a_rule_of_few_words_is_looked_for_as_a_whole(library: Policy) -> None:

@@ -85,7 +85,7 @@ def phases(config: Config, out: Path) -> list[Phase]:
             "Answer the prompts with the policy in sight.",
             make.draft,
             settings=drafted,
-            look=partial(make.plan.text, make.tokenizer),
+            look=make.look,
             needs=(*needs, *config.ordinary),
         ),
         Phase("kept", "Keep what follows the policy and cites the rule.", make.keep, settings=kept),
@@ -202,7 +202,13 @@ class Recipe:
 
     # ---- stage A ---------------------------------------------------------------------------------
 
+    def look(self) -> str:
+        """What a dry run says. Raises `TrainingError` for a prompt that holds the policy."""
+        self._check_prompts(self._removal())
+        return self.plan.text(self.tokenizer)
+
     def draft(self) -> None:
+        self._check_prompts(self._removal())  # now, and not when half of the work is done
         generate(self.trained, self._reasoner, self.config.generate, self.out / "drafts")
 
     def _reasoner(self) -> Reasoner:
@@ -400,9 +406,7 @@ class Recipe:
         changes what is drawn. `check` looks at what was asked in fact.
         """
         removal = self._removal()
-        for number, request in enumerate(self.requests, 1):
-            text = self._text(prompt_of(request, Effort.HIGH, SystemContent(effort=Effort.HIGH)))
-            removal.check(text, f"stage C, prompt {number} ({request.category})")
+        self._check_prompts(removal)
         reward = self.config.reward
         for step in range(reward.steps):
             for ask in problems.step(step, range(reward.sampling.groups), None):
@@ -412,6 +416,11 @@ class Recipe:
             f"no run of {self.config.longest_run} words of the policy in {removal.checked:,} "
             "prompts"
         )
+
+    def _check_prompts(self, removal: Removal) -> None:
+        for number, request in enumerate(self.requests, 1):
+            text = self._text(prompt_of(request, Effort.HIGH, SystemContent(effort=Effort.HIGH)))
+            removal.check(text, f"stage C, prompt {number} ({request.category})")
 
     def _text(self, said: Sequence[Message]) -> str:
         """As the model would read it."""
@@ -429,8 +438,8 @@ class Recipe:
         removal = self._removal()
         for path in record.files_in(self.out / "reward"):
             for line in record.read([path]):
-                for segment in line["segments"]:
-                    removal.check(segment["prompt"], str(path))
+                for text in record.told_texts(line):
+                    removal.check(text, str(path))
         problems = self.problems(self._grader(self.out / "reward" / VERDICTS))
         rl.measure(self.rl, self.out / "reward" / "train", self.out / "check", problems)
         print(f"try it: ossia chat {self.out / 'model'}")
