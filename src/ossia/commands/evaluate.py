@@ -416,6 +416,8 @@ def _say_costs(options: Options, trials: Sequence[Trial]) -> None:
         records = read_results(path)[1]
     suite = options.suite or "tasks"
     print(costs(suite, options.model, trials, records, options.speed, _most_tokens(options)))
+    if suite == "safety" and not options.is_own:
+        print(f"and two verdicts of the judge on each answer, {2 * len(trials):,}")
 
 
 def _most_tokens(options: Options) -> int | None:

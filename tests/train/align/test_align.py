@@ -17,7 +17,7 @@ from align_runs import Script, config_of, files, rows, scripted, settings
 from tiny_model import write_tiny
 
 from ossia.checkpoint import load
-from ossia.errors import ConfigError, JudgeError, TrainingError
+from ossia.errors import ConfigError, DataError, JudgeError, TrainingError
 from ossia.train import overrides
 from ossia.train.pipeline import run_pipeline
 from ossia.train.recipes import align
@@ -160,6 +160,16 @@ def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:
             overrides.apply(
                 align.Config(), [each for each in given if not each.startswith(f"{name}=")]
             )
+    for judge in ("nowhere", "ftp://127.0.0.1"):
+        with pytest.raises(ConfigError, match="judge must be program, a Python file"):
+            overrides.apply(align.Config(), [*given, f"judge={judge}"])
+    write_tiny(tmp_path / "base")
+    for judge, lacks in (("program", "has no ruling"), ("none.py", r"none\.py")):
+        config = overrides.apply(align.Config(), [*given, f"judge={judge}"])
+        first, *_ = align.phases(config, tmp_path / "run")
+        assert first.look is not None
+        with pytest.raises(DataError, match=lacks):
+            first.look()
     with pytest.raises(ConfigError, match=r"set reward\.kl"):
         overrides.apply(align.Config(), [*given, "reward.objective.kl=0.1"])
 

@@ -111,6 +111,10 @@ def rewarded(grader: Grader, request: Request, draft: Draft, outcome: Outcome) -
     grader.reward(request, outcome)
     grader.reward(request, draft)
     Outcome(draft.final, analysis=draft.analysis)
+    grader.reward(request, draft.analysis)
+
+class Seeing(Outcome):
+    analysis: str = ""
 """
     path = tmp_path / "rewarded.py"
     path.write_text(program)
@@ -125,8 +129,8 @@ def rewarded(grader: Grader, request: Request, draft: Draft, outcome: Outcome) -
     errors = [
         line for line in found.stdout.splitlines() if "rewarded.py" in line and "error" in line
     ]
-    assert len(errors) == 2, found.stdout
-    assert "rewarded.py:9" in errors[0] and "rewarded.py:10" in errors[1]
+    places = [error.partition(": error")[0].rpartition("rewarded.py:")[2] for error in errors]
+    assert places == ["9", "10", "11", "13"], found.stdout
 
 
 # ---- what is kept ----

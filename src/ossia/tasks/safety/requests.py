@@ -174,14 +174,20 @@ def grade_by_program(request: Request, outcome: Outcome) -> Reward:
     return Reward(score, {"follows": score}, score == 1.0)
 
 
-def _problem(request: Request) -> Problem:
-    row = request.row
-    found = row.get("ruling")
-    if found is None or request.verdict is None:
+def check_ruled(request: Request) -> None:
+    """Raises `DataError` for one that no program can judge."""
+    if request.row.get("ruling") is None or request.verdict is None:
         raise DataError(
             f"the prompt {request.asked[:60]!r} has no ruling and verdict, so no program can judge "
             "answers to it: add them, or let a model judge (judge=URL)"
         )
+
+
+def _problem(request: Request) -> Problem:
+    check_ruled(request)
+    assert request.verdict is not None
+    row = request.row
+    found = row["ruling"]
     ruling = Ruling(
         request.rule or 0,
         request.verdict,

@@ -22,6 +22,7 @@ from ossia.train.rl.settings import HYPER, Evaluating, Objective, Sampling
 from ossia.train.settings import Device, Hyperparameters, Lora
 
 NANO = "nano"
+URLS = ("http://", "https://")
 KL = 1e-2  # where a model judges: it can be pleased by more than following the policy
 REFRESH = 20  # steps
 
@@ -96,6 +97,11 @@ class Config:
                 "spec=FILE needs prompts=FILE, prompts under that policy, and the built-in policy "
                 "brings its own: give both or none"
             )
+        if self.judge_is_model and not self.judge.startswith(URLS):
+            raise ConfigError(
+                "judge must be program, a Python file whose name ends in .py, or a server's URL "
+                f"that begins with http:// or https://, found {self.judge!r}"
+            )
         if self.base == NANO:
             return
         if not self.ordinary:
@@ -115,7 +121,7 @@ class Config:
 
     @property
     def drafts_remotely(self) -> bool:
-        return self.reasoner is not None and self.reasoner.startswith(("http://", "https://"))
+        return self.reasoner is not None and self.reasoner.startswith(URLS)
 
     @property
     def reasoner_name(self) -> str:

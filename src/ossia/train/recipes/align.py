@@ -47,7 +47,7 @@ from ossia.train.align.generate import (
     loaded,
     prompt_of,
 )
-from ossia.train.align.grading import Grader, grader_of, is_file
+from ossia.train.align.grading import Grader, check_judged, grader_of, is_file
 from ossia.train.align.removal import Removal
 from ossia.train.align.settings import Config
 from ossia.train.align.sifting import DraftJudge, Finding, Follows, by_grader, sift
@@ -203,12 +203,19 @@ class Recipe:
     # ---- stage A ---------------------------------------------------------------------------------
 
     def look(self) -> str:
-        """What a dry run says. Raises `TrainingError` for a prompt that holds the policy."""
-        self._check_prompts(self._removal())
+        """What a dry run says. Raises as `draft` does before it asks anybody."""
+        self._check()
         return self.plan.text(self.tokenizer)
 
+    def _check(self) -> None:
+        """What would stop the run when half of its work is done. Raises `TrainingError` for a
+        prompt that holds the policy, `DataError` where a judge has nothing to go by.
+        """
+        check_judged(self.config.judge, self.policy, self.requests)
+        self._check_prompts(self._removal())
+
     def draft(self) -> None:
-        self._check_prompts(self._removal())  # now, and not when half of the work is done
+        self._check()
         generate(self.trained, self._reasoner, self.config.generate, self.out / "drafts")
 
     def _reasoner(self) -> Reasoner:
