@@ -224,6 +224,7 @@ STAGES: Mapping[str, Reached] = {
     "kept": _holds("kept/verdicts.jsonl", 25),
     "learn": _holds("learn/train/log.jsonl", 2),
     "reward": lambda out: (out / "reward" / "train" / "rollouts" / "000001.jsonl").exists(),
+    "check": lambda out: (out / "check" / "started.json").exists(),
 }
 
 
@@ -259,6 +260,7 @@ def _made(out: Path) -> dict[str, str]:
         "reward/train/references/*/*",
         "reward/train/weights.safetensors",
         "model/*.safetensors",
+        "check/report.json",
     )
     found = [path for pattern in patterns for path in sorted(out.glob(pattern))]
     assert len(found) > 12
