@@ -171,7 +171,7 @@ def test_without_a_verdict_there_is_no_reward(
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ((500, {"error": {"message": "out of order"}}), "HTTPError .HTTP Error 500: out of order"),
+        ((500, {"error": {"message": "out of order"}}), "status 500 .HTTP Error 500: out of order"),
         ((401, {"error": "no such key"}), "401: no such key"),
         ((404, {"detail": "no model m"}), "404: no model m"),
         ((200, "<html>hello"), "is none of Chat Completions: '<html>hello'"),

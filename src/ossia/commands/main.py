@@ -69,6 +69,7 @@ COMMANDS = {
         "many GPUs.",
     ),
     "rollouts": ("training.rollouts", "Read what a run of reinforcement learning has sampled."),
+    "policy": ("training.policy", "Check a policy to align with, or write it in its other form."),
     "info": ("info", "Show a model's parameters, bytes, files and kernels."),
     "convert": ("convert", "Write a checkpoint in another layout."),
     "eval": ("evaluate", "Measure a model on held-out problems of ossia's tasks."),

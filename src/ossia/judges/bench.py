@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 from ossia.errors import JudgeError
 from ossia.judges.verdicts import Kept, Verdict, digest, read_verdict, why_unread
@@ -76,8 +77,9 @@ class Bench:
                     said = _within(self._seconds, lambda: self._ask(system, text))
             except TimeoutError:
                 cause = "it did not answer in time"
+                log.warning("the judge did not answer in %g s", self._seconds)
             except RAISED as error:
-                cause = f"it failed: {type(error).__name__}"
+                cause = f"it failed: {_kind_of(error)}"
                 detail = f" ({error})"
                 log.warning("the judge failed: %s", error)
             else:
@@ -94,6 +96,13 @@ class Bench:
             self.missing[cause] += 1
             self._why = f"{cause}{detail}"
         return None
+
+
+def _kind_of(error: BaseException) -> str:
+    """For counting: a limit of requests is another trouble than a wrong key."""
+    if isinstance(error, HTTPError):
+        return f"status {error.code}"
+    return type(error).__name__
 
 
 def _within(seconds: float, ask: Callable[[], str]) -> str:

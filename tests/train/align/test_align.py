@@ -17,7 +17,7 @@ from align_runs import Script, config_of, files, rows, scripted, settings
 from tiny_model import write_tiny
 
 from ossia.checkpoint import load
-from ossia.errors import ConfigError, JudgeError, TrainingError
+from ossia.errors import ConfigError, DataError, JudgeError, TrainingError
 from ossia.train import overrides
 from ossia.train.pipeline import run_pipeline
 from ossia.train.recipes import align
@@ -139,6 +139,12 @@ def test_a_policy_in_a_prompt_stops_the_run_by_name(tmp_path: Path) -> None:
         with pytest.raises(TrainingError, match=r"stage C, prompt 25 \(loans\)"):
             align.Recipe(config, out).reward()
         assert not (out / "reward" / "train").exists()
+        first, *_ = align.phases(config, tmp_path / "other")
+        assert first.look is not None
+        for before_anything_is_asked in (first.look, first.run):
+            with pytest.raises(TrainingError, match=r"stage C, prompt 25 \(loans\)"):
+                before_anything_is_asked()
+        assert not (tmp_path / "other").exists()
 
 
 def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:
@@ -153,6 +159,16 @@ def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:
             overrides.apply(
                 align.Config(), [each for each in given if not each.startswith(f"{name}=")]
             )
+    for judge in ("nowhere", "ftp://127.0.0.1"):
+        with pytest.raises(ConfigError, match="judge must be program, a Python file"):
+            overrides.apply(align.Config(), [*given, f"judge={judge}"])
+    write_tiny(tmp_path / "base")
+    for judge, lacks in (("program", "has no ruling"), ("none.py", r"none\.py")):
+        config = overrides.apply(align.Config(), [*given, f"judge={judge}"])
+        first, *_ = align.phases(config, tmp_path / "run")
+        assert first.look is not None
+        with pytest.raises(DataError, match=lacks):
+            first.look()
     with pytest.raises(ConfigError, match=r"set reward\.kl"):
         overrides.apply(align.Config(), [*given, "reward.objective.kl=0.1"])
 
@@ -207,6 +223,7 @@ STAGES: Mapping[str, Reached] = {
     "kept": _holds("kept/verdicts.jsonl", 25),
     "learn": _holds("learn/train/log.jsonl", 2),
     "reward": lambda out: (out / "reward" / "train" / "rollouts" / "000001.jsonl").exists(),
+    "check": lambda out: (out / "check" / "started.json").exists(),
 }
 
 
@@ -242,6 +259,7 @@ def _made(out: Path) -> dict[str, str]:
         "reward/train/references/*/*",
         "reward/train/weights.safetensors",
         "model/*.safetensors",
+        "check/report.json",
     )
     found = [path for pattern in patterns for path in sorted(out.glob(pattern))]
     assert len(found) > 12
