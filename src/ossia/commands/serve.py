@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 KEYS = "OSSIA_API_KEYS"
 FEWEST_SECRET_BYTES = 16
-WARM_UP_TOKENS = 8
 STRANGERS_TOOLS = frozenset({"browser"})  # for other machines, without a key
 FILE = 1 << 30  # bytes of responses and conversations that are kept
 MEMORY = 16 << 20  # where there is no file for them: small beside any model
@@ -326,32 +325,14 @@ def _app(llm: LLM, settings: Settings, tools: Made) -> FastAPI:
 
 
 def _warm_up(llm: LLM, app: FastAPI) -> None:
-    """Answer something short, so that the first request finds weights read, kernels chosen and the
-    grammar made; on a GPU also prompts, so that it finds the kernels for all of their tiles
-    compiled.
+    """So that the first request finds weights read, kernels chosen and compiled, and the grammar
+    made.
     """
+    from ossia.serving import warm_up
     from ossia.tools.toolbox import Toolbox
 
-    hello = llm.tokenizer.encode("Hello")
-    most = min(llm.engine.max_batch_tokens, llm.engine.longest // 2)
-    for length in _warm_up_lengths(llm.model.device.type, most):
-        prompt = (hello * length)[:length]
-        for _ in llm.generate(prompt, max_tokens=WARM_UP_TOKENS):
-            pass
-    llm.engine.flush()
+    warm_up(llm.engine, llm.model.device.type, llm.tokenizer.encode("Hello"))
     asyncio.run(app.state.service.grammar(Toolbox()))
-
-
-def _warm_up_lengths(device: str, most: int) -> list[int]:
-    """Of prompts; `most` tokens are read in a step. Tiles of kernels go by tokens an expert and by
-    queries of a sequence.
-    """
-    if device == "cpu":
-        return [1]
-    lengths = [1]
-    while 4 * lengths[-1] < most:
-        lengths.append(4 * lengths[-1])
-    return [*lengths, most]
 
 
 # ---- from options to settings --------------------------------------------------------------------
