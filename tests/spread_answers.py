@@ -132,7 +132,7 @@ def same_bits(model: Transformer) -> bool:
     """Whether a prompt's answer has the same logits alone, in chunks, and beside others."""
     prompt = [(7 * n) % VOCABULARY for n in range(21)]
     seen = []
-    for others, at_once in ((), 64), ((), 5), (([3, 1, 4, 1, 5], [9] * 11), 64):
+    for others, at_once in ((), 64), ((), 11), (([3, 1, 4, 1, 5], [9] * 11), 64):
         engine = Engine(
             model,
             capacity=1024,

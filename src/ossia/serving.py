@@ -7,6 +7,7 @@ machine has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,7 +16,8 @@ from torch import nn
 
 from ossia import kernels
 from ossia.checkpoint.mapped import is_mapped
-from ossia.engine.engine import Progress
+from ossia.engine.engine import Engine, Progress
+from ossia.engine.request import SamplingParams
 from ossia.errors import ModelNotFoundError, RequestError
 from ossia.kernels import cpu
 from ossia.kernels.cpu.memory import available_memory, copy_from_file
@@ -34,6 +36,7 @@ from ossia.model.promotion import Promotion
 
 Loading = Literal["map", "promote", "copy"]
 Steps = Literal["ahead", "graphs", "plain"]
+WARM_UP_TOKENS = 8
 PROMOTE_AT_ONCE = 64 << 20  # bytes: a model this small is packed before anybody could notice
 
 
@@ -184,3 +187,28 @@ def default_kv_memory(weight_bytes: int) -> int:
     the available memory.
     """
     return max(64 << 20, (available_memory() - weight_bytes) // 2)
+
+
+def warm_up(engine: Engine, device: str, hello: Sequence[int]) -> None:
+    """Answers something short: weights are read, kernels chosen. On a GPU also prompts, so that
+    they are compiled for all of their tiles.
+    """
+    most = min(engine.max_batch_tokens, engine.longest // 2)
+    few = SamplingParams(max_tokens=WARM_UP_TOKENS)
+    for length in warm_up_lengths(device, most):
+        prompt = [*hello] * length
+        for _ in engine.generate(prompt[:length], few):
+            pass
+    engine.flush()
+
+
+def warm_up_lengths(device: str, most: int) -> list[int]:
+    """Of prompts; `most` tokens are read in a step. Tiles of kernels go by tokens an expert and by
+    queries of a sequence.
+    """
+    if device == "cpu":
+        return [1]
+    lengths = [1]
+    while 4 * lengths[-1] < most:
+        lengths.append(4 * lengths[-1])
+    return [*lengths, most]

@@ -18,6 +18,7 @@ from torch import Tensor
 from ossia import checkpoint
 from ossia.config import ModelConfig
 from ossia.engine import Engine, SamplingParams
+from ossia.engine.device import graphs as graphs_module
 from ossia.engine.device.graphs import MOST_ROWS, Compute, DecodeGraphs, captured, rounded
 from ossia.engine.forward import forward_of
 from ossia.engine.kv import DeviceCache
@@ -252,6 +253,24 @@ def test_graphs_are_for_steps_that_only_decode() -> None:
     assert serves(*[(1, 1)] * MOST_ROWS)
     assert not serves(*[(1, 1)] * (MOST_ROWS + 1))
     assert [rounded(n) for n in (0, 1, 2, 3, 200)] == [1, 1, 2, 4, 256]
+
+
+def test_the_graph_that_was_not_used_for_longest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs_module, "MOST_GRAPHS", 2)
+    model = Transformer(tiny_config(tiny_tokenizer()))
+    tables = PageTables({None: 4, 8: 4})
+    cache = DeviceCache(model.config, tables, torch.float32, torch.device("cpu"))
+    captured_rows = []
+
+    def capture(compute: Compute, pool: object) -> Callable[[], object]:
+        captured_rows.append(1)
+        return lambda: None
+
+    graphs = DecodeGraphs(model, cache, 8, capture)
+    for rows in (1, 2, 1, 4, 1, 2):
+        graphs._graph(graphs._described(graphs._nothing(), rows))
+    assert [rows for rows, *_ in graphs.graphs] == [1, 2]
+    assert len(captured_rows) == 4  # 1, 2, 4, and 2 again
 
 
 @needs_triton

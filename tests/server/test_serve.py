@@ -33,7 +33,6 @@ from ossia.commands.hosted.browsing import corpora
 from ossia.commands.main import main, parser
 from ossia.commands.options import parsed
 from ossia.commands.script import read_script
-from ossia.commands.serve import _warm_up_lengths
 from ossia.commands.server.options import Options
 from ossia.commands.server.settings import is_loopback, read_secret, settings_of
 from ossia.errors import EngineFailed, McpError, ProcessLost, RequestError, SandboxError, ToolError
@@ -41,6 +40,7 @@ from ossia.server import ScriptedEngine, create_app
 from ossia.server.access import secret_digest
 from ossia.server.run import listen, serve
 from ossia.server.settings import Limits
+from ossia.serving import warm_up_lengths
 from ossia.tokenizer import Tokenizer
 from ossia.tools.browser import Browser
 from ossia.tools.sandbox import best
@@ -641,5 +641,5 @@ def test_scripts(tmp_path: Path, tokenizer: Tokenizer) -> None:
 
 def test_a_gpu_is_warmed_up_for_prompts_of_every_size() -> None:
     """Each tile of its kernels is compiled; a CPU's kernels are there."""
-    assert _warm_up_lengths("cpu", 1024) == [1]
-    assert _warm_up_lengths("cuda", 1024) == [1, 4, 16, 64, 256, 1024]
+    assert warm_up_lengths("cpu", 1024) == [1]
+    assert warm_up_lengths("cuda", 1024) == [1, 4, 16, 64, 256, 1024]

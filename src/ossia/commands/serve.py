@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ossia.llm import LLM
     from ossia.server.settings import Settings
 
-WARM_UP_TOKENS = 8
 EPILOG = """\
 OpenAI's clients are given the base URL http://127.0.0.1:8000/v1, Anthropic's http://127.0.0.1:8000;
 a browser finds a page to chat on. Which model a request names does not matter, unless
@@ -148,32 +147,14 @@ def _app(llm: LLM, settings: Settings, tools: Made) -> FastAPI:
 
 
 def _warm_up(llm: LLM, app: FastAPI) -> None:
-    """Answer something short, so that the first request finds weights read, kernels chosen and the
-    grammar made; on a GPU also prompts, so that it finds the kernels for all of their tiles
-    compiled.
+    """So that the first request finds weights read, kernels chosen and compiled, and the grammar
+    made.
     """
+    from ossia.serving import warm_up
     from ossia.tools.toolbox import Toolbox
 
-    hello = llm.tokenizer.encode("Hello")
-    most = min(llm.engine.max_batch_tokens, llm.engine.longest // 2)
-    for length in _warm_up_lengths(llm.model.device.type, most):
-        prompt = (hello * length)[:length]
-        for _ in llm.generate(prompt, max_tokens=WARM_UP_TOKENS):
-            pass
-    llm.engine.flush()
+    warm_up(llm.engine, llm.model.device.type, llm.tokenizer.encode("Hello"))
     asyncio.run(app.state.service.grammar(Toolbox()))
-
-
-def _warm_up_lengths(device: str, most: int) -> list[int]:
-    """Of prompts; `most` tokens are read in a step. Tiles of kernels go by tokens an expert and by
-    queries of a sequence.
-    """
-    if device == "cpu":
-        return [1]
-    lengths = [1]
-    while 4 * lengths[-1] < most:
-        lengths.append(4 * lengths[-1])
-    return [*lengths, most]
 
 
 def _about(llm: LLM) -> str:

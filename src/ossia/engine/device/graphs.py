@@ -35,6 +35,7 @@ from ossia.kernels.triton import paging
 from ossia.model import Transformer
 
 MOST_ROWS = 256
+MOST_GRAPHS = 64  # each takes some memory of the device; the one not used for longest goes
 Ints = NDArray[np.int32]
 Compute = Callable[[], object]
 # runs it once or more, with memory of a pool, and returns what computes it again
@@ -153,10 +154,12 @@ class DecodeGraphs:
         return _Described(tuple(key), arrays)
 
     def _graph(self, described: _Described) -> _Graph:
-        graph = self.graphs.get(described.key)
+        graph = self.graphs.pop(described.key, None)
         if graph is None:
+            if len(self.graphs) >= MOST_GRAPHS:
+                del self.graphs[next(iter(self.graphs))]
             graph = self._made(described.flat, [array.shape for array in described.arrays])
-            self.graphs[described.key] = graph
+        self.graphs[described.key] = graph  # the last one used is the last to go
         return graph
 
     def _made(self, flat: Ints, shapes: Sequence[tuple[int, ...]]) -> _Graph:
