@@ -78,18 +78,18 @@ class Sizes:
 
 
 STANDARD = Sizes(
-    base=240,
+    base=200,
     steps=60,
     tokens=4096,
     taught=2048,
     prompts=600,
     samples=2,
-    rewards=4,
-    groups=12,
-    answers=8,
+    rewards=10,
+    groups=8,
+    answers=6,
     seeds=3,
-    each=4,
-    jailbreaks=36,
+    each=12,
+    jailbreaks=72,
 )
 PROFILES: dict[Profile, Sizes] = {
     "smoke": Sizes(
@@ -115,6 +115,7 @@ PROFILES: dict[Profile, Sizes] = {
         samples=4,
         rewards=40,
         groups=24,
+        answers=8,
         each=40,
         jailbreaks=360,
     ),
@@ -128,7 +129,7 @@ class Config:
     hyper: Hyperparameters = replace(FULL_UPDATES, peak_lr=3e-3)  # noqa: RUF009 - frozen
     # rewards are few
     rewards: Hyperparameters = replace(HYPER, peak_lr=4e-4, warmup=2)  # noqa: RUF009 - frozen
-    max_tokens: int = 160  # of an answer, thoughts included
+    max_tokens: int = 192  # of an answer, thoughts included
     without: tuple[str, ...] = ()  # arms that are left out
     seed: int = 1
     docs: Path | None = None  # where the page goes; None: docs/recipe, and for smoke --out
