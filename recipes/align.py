@@ -88,8 +88,8 @@ STANDARD = Sizes(
     groups=8,
     answers=6,
     seeds=3,
-    each=12,
-    jailbreaks=72,
+    each=8,
+    jailbreaks=36,
 )
 PROFILES: dict[Profile, Sizes] = {
     "smoke": Sizes(
@@ -302,7 +302,7 @@ class Recipe:
             row = prompts.aligned_row(request, draft, effort, {"rule": request.rule})
             if not why:
                 chosen["taught"].append(row)
-            if draft.is_whole:
+            if not draft.missing:
                 chosen["distilled"].append(row)
         for name, rows in chosen.items():
             replace_file(self.out / "kept" / f"{name}.jsonl", lines_of(rows))
