@@ -201,7 +201,8 @@ def test_without_rewards_what_was_taught_is_judged(monkeypatch: pytest.MonkeyPat
 def test_the_whole_recipe(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["train", str(ROOT / "recipes" / "align.py"), "profile=smoke", "--quiet"]
-    assert main([*command, "--out", str(out)]) == 0
+    few = ["max_tokens=24", "hyper.shards=1"]  # nothing is learned, so answers may be cut
+    assert main([*command, *few, "--out", str(out)]) == 0
     page = (out / "report" / "alignment.md").read_text(encoding="utf-8")
     assert "## Criteria" in page and "aligned" in page
     assert (out / "report" / "alignment.svg").exists()
