@@ -169,7 +169,7 @@ def rows_of(recall: float, over: float, in_codes: float = 0.5) -> list[Row]:
 
 
 def test_the_criteria_are_judged_by_whole_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "RESAMPLES", 100)
+    monkeypatch.setattr(results, "RESAMPLES", 40)
     rows = {
         "base": rows_of(0.0, 0.0),
         "refusals-1": rows_of(0.6, 0.2, 0.3),
