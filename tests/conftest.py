@@ -25,10 +25,12 @@ from measured import Measured
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Tests are small, and a worker of xdist's has one core.
-THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
-os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
-os.environ.setdefault("OPENBLAS_NUM_THREADS", str(THREADS))
+# Tests are small, and a worker of xdist's has one core, whatever it inherits: what it was started
+# by has said here how many itself has.
+for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ[threads] = "1"
+    os.environ.setdefault(threads, str(min(2, os.cpu_count() or 1)))
 # spinning threads starve each other on a busy machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
