@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import amounts
 import pytest
+import warm_python
 from hypothesis import settings
 from measured import Measured
 
@@ -158,6 +159,13 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_python_ends() -> Iterator[None]:
+    """What it cost is counted, as the fixture's."""
+    yield
+    warm_python.end()
 
 
 @pytest.fixture(autouse=True)
