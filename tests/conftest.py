@@ -21,6 +21,7 @@ import pytest
 import warm_python
 from hypothesis import settings
 from measured import Measured
+from one_report import OneReport
 
 # Read by libraries when they are imported, so set before any test module is.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -74,6 +75,8 @@ def pytest_configure(config: pytest.Config) -> None:
         amounts.begin_thorough()
         limit = float("inf")
     config.pluginmanager.register(Measured(limit, config.getoption("--measured")))
+    if "PYTEST_XDIST_WORKER" in os.environ and config.getoption("durations") is None:
+        config.pluginmanager.register(OneReport())
     if not amounts.thorough():
         settings.register_profile("quick", max_examples=amounts.examples(100), derandomize=True)
         settings.load_profile("quick")
