@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+import warm_python
 from amounts import thorough
 from shared_folders import made_once
 from spread_answers import VOCABULARY
@@ -89,7 +90,7 @@ def launch(folder: Path, processes: int, tasks: list[Task], timeout: float = 600
         output = (folder / f"output-{rank}").open("w")
         command = [sys.executable, str(WORKER), str(folder / "tasks.json")]
         started.append(
-            subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            warm_python.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         )
         output.close()
     try:

@@ -25,6 +25,7 @@ from typing import Any
 
 import httpx
 import pytest
+import warm_python
 from tiny_model import environment
 
 from ossia import heap, hub
@@ -69,12 +70,14 @@ class Served:
 
 
 @contextmanager
-def served(*args: str | Path, env: dict[str, str] | None = None) -> Iterator[Served]:
+def served(
+    *args: str | Path,
+    env: dict[str, str] | None = None,
+    start: type[subprocess.Popen] = warm_python.Popen,
+) -> Iterator[Served]:
     command = [sys.executable, "-m", "ossia", "serve", "--port", "0", *map(str, args)]
     environ = environment() | {"OMP_NUM_THREADS": "1"} | (env or {})
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
-    )
+    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
     try:
         yield Served(process)
     finally:
@@ -114,7 +117,7 @@ def said(lines: list[str]) -> str:
 
 
 def test_nano_answers_and_a_signal_ends_it() -> None:
-    with served("--warm-up") as server:
+    with served("--warm-up", start=subprocess.Popen) as server:
         text = "\n".join(server.greeting)
         assert (
             server.greeting[0].startswith("ossia 0.") and "serves nano at http://127.0.0.1:" in text
