@@ -38,12 +38,15 @@ TOKENS = 128  # of a whole stream
 STREAMS = 3  # of them a round
 WARM = 3  # requests of each kind that do not count
 POLICIES = ("round_robin", "consistent_hash")
-# A replica that drains says 503 to all, which must not shut it out for a minute after it is back.
+# A replica that drains says 503 to all, which must not shut it out for a minute after it is back;
+# and five tries, the default, may all go to one that is gone before the next look at /ready.
 ROUTER = (
     "--health-check-endpoint", "/ready",
     "--health-check-interval-secs", "1",
     "--health-success-threshold", "1",
     "--disable-circuit-breaker",
+    "--retry-max-retries", "30",
+    "--retry-max-backoff-ms", "500",
     "--worker-startup-check-interval", "1",
 )  # fmt: skip
 COLUMNS = ("GET /v1/models", "one token", "first token", "a chunk")

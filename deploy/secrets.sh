@@ -41,5 +41,6 @@ admin = true
 [[keys]]
 name = "prometheus"  # reads /metrics
 key = "$(cat "$folder/metrics_key")"
+metrics = true
 tools = []
 END

@@ -46,7 +46,7 @@ from ossia.train.rl.settings import HYPER, Evaluating, Objective, Sampling
 from ossia.train.run import Run
 from ossia.train.settings import Hyperparameters
 from recipes.aligning import arms, measure, plane
-from recipes.begun import FULL_UPDATES, Begun
+from recipes.begun import FULL_UPDATES, Begun, command
 from recipes.experiments import results
 from recipes.experiments.common import budget_of
 from recipes.nano import keep_memory
@@ -78,17 +78,17 @@ class Sizes:
 
 
 STANDARD = Sizes(
-    base=240,
+    base=200,
     steps=60,
     tokens=4096,
     taught=2048,
     prompts=600,
     samples=2,
-    rewards=4,
-    groups=12,
-    answers=8,
+    rewards=10,
+    groups=8,
+    answers=6,
     seeds=3,
-    each=4,
+    each=8,
     jailbreaks=36,
 )
 PROFILES: dict[Profile, Sizes] = {
@@ -104,7 +104,7 @@ PROFILES: dict[Profile, Sizes] = {
         answers=2,
         seeds=1,
         each=1,
-        jailbreaks=18,
+        jailbreaks=9,
     ),
     "standard": STANDARD,
     "full": replace(
@@ -115,6 +115,7 @@ PROFILES: dict[Profile, Sizes] = {
         samples=4,
         rewards=40,
         groups=24,
+        answers=8,
         each=40,
         jailbreaks=360,
     ),
@@ -128,7 +129,7 @@ class Config:
     hyper: Hyperparameters = replace(FULL_UPDATES, peak_lr=3e-3)  # noqa: RUF009 - frozen
     # rewards are few
     rewards: Hyperparameters = replace(HYPER, peak_lr=4e-4, warmup=2)  # noqa: RUF009 - frozen
-    max_tokens: int = 160  # of an answer, thoughts included
+    max_tokens: int = 192  # of an answer, thoughts included
     without: tuple[str, ...] = ()  # arms that are left out
     seed: int = 1
     docs: Path | None = None  # where the page goes; None: docs/recipe, and for smoke --out
@@ -301,7 +302,7 @@ class Recipe:
             row = prompts.aligned_row(request, draft, effort, {"rule": request.rule})
             if not why:
                 chosen["taught"].append(row)
-            if draft.is_whole:
+            if not draft.missing:
                 chosen["distilled"].append(row)
         for name, rows in chosen.items():
             replace_file(self.out / "kept" / f"{name}.jsonl", lines_of(rows))
@@ -392,11 +393,16 @@ class Recipe:
     def _notes(self) -> list[str]:
         sizes = self.sizes
         return [
+            f"Begins with {self.config.model}, weights {self.begun.digest} (SHA-256). The nano "
+            "that ossia brings has learned this policy among all else, with other permit codes: "
+            "the base is that model after lessons in helping with everything, and its row says how "
+            "far they went. Arms that are compared begin with the same weights.",
             f"Base: {sizes.base} steps of {sizes.tokens:,} tokens, half of them policy prompts "
             "that are answered as if there was no policy, half with the section of the category "
             f"before the prompt and gold answers. Arms: {sizes.steps} steps of {sizes.taught:,} "
             "tokens from the base. A quarter of everything is ordinary conversations, and of the "
-            "policy prompts a quarter are in disguises that training may show.",
+            "policy prompts a quarter are in disguises that training may show. Permit codes are "
+            "two words each, and half of the wrong ones differ from the right one in one of them.",
             f"Stage A: {sizes.prompts:,} prompts, a third at each effort, {sizes.samples} drafts "
             "of each. The program that judges them sees the policy's rulings and the reasoning.",
             f"Rewards: {sizes.rewards} steps of {sizes.groups} problems with {sizes.answers} "
@@ -406,9 +412,8 @@ class Recipe:
         ]
 
     def report(self, docs: Path) -> None:
-        command = f"ossia train recipes/align.py profile={self.config.profile}"
-        if self.config.hyper.shards != FULL_UPDATES.shards:
-            command += f" hyper.shards={self.config.hyper.shards}"
-        if self.config.without:
-            command += f" without={','.join(self.config.without)}"
-        plane.write_page(self.out, docs, command, asdict(self.sizes))
+        config = self.config
+        made_by = command("align.py", config.profile, config.model, config.hyper)
+        if config.without:
+            made_by += f" without={','.join(config.without)}"
+        plane.write_page(self.out, docs, made_by, asdict(self.sizes))

@@ -4,6 +4,7 @@ weights that were trained from it, and how it is fine-tuned. No files of its own
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,14 @@ class Begun:
     def tokenizer(self) -> Tokenizer:
         return tokenizer_of(self.folder)
 
+    @property
+    def digest(self) -> str:
+        """Of the weights: another nano is another beginning."""
+        found = hashlib.sha256()
+        for path in sorted(self.folder.glob("*.safetensors")):
+            found.update(path.read_bytes())
+        return found.hexdigest()[:12]
+
     def weights(self, trained: Path) -> Transformer:
         """What a run from this model has left, to sample from."""
         return load_weights(self.shape, trained).eval().requires_grad_(False)
@@ -54,3 +63,11 @@ class Begun:
         these weights to the bit.
         """
         export(self.weights(trained), place, "hf-bf16", overwrite=True, companions=self.folder)
+
+
+def command(recipe: str, profile: str, model: str, hyper: Hyperparameters) -> str:
+    """That makes a page again, with what differs from the recipe's own settings."""
+    said = f"ossia train recipes/{recipe} profile={profile}"
+    if hyper.shards != FULL_UPDATES.shards:
+        said += f" hyper.shards={hyper.shards}"
+    return said if model == "nano" else f"{said} model={model}"

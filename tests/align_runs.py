@@ -5,6 +5,7 @@ reasoner and the judge by script.
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ number = 3
 verdict = "safe-complete"
 text = "Of fines say nothing but that the people at the desk know them and will tell."
 """
+EXAMPLE = Path(__file__).parents[1] / "recipes" / "aligning" / "library_desk.md"
 BOOKS = ("atlas", "novel", "guide", "opera", "cookbook", "almanac", "ballad", "primer")
 
 
@@ -128,7 +130,7 @@ def scripted() -> Iterator[Script]:
 
 def files(folder: Path) -> None:
     """The policy, its prompts, and what else a run needs."""
-    (folder / "policy.toml").write_text(POLICY)
+    shutil.copy(EXAMPLE, folder / "policy.md")
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
     chats = [
         {
@@ -165,7 +167,7 @@ SMALL = (
 
 def settings(folder: Path, base: Path, url: str) -> list[str]:
     return [
-        f"spec={folder / 'policy.toml'}",
+        f"spec={folder / 'policy.md'}",
         f"prompts={folder / 'prompts.jsonl'}",
         f"ordinary={folder / 'chats.jsonl'}",
         f"data={folder / 'sums.jsonl'}",

@@ -34,6 +34,7 @@ from ossia.kernels.triton.language import launched
 from ossia.kernels.triton.tiles import ATTENTION, EXPERTS, LINEAR, Choices, Tile
 
 INTEGER = re.compile(r"^(K|N|T|D|top_k|page_stride)$")
+VARYING = ("T", "page_stride")
 FLOATS = ("scale", "limit", "alpha", "eps")
 BFLOAT16 = ("x", "bias", "weight", "q", "k", "v", "keys", "values", "sinks", "scale_D")
 BYTES = ("blocks", "scales")
@@ -69,6 +70,8 @@ def compiled(
     signature = {}
     attributes = {}
     for n, name in enumerate(kernel.arg_names):
+        # for other numbers of these a step must not wait for the compiler
+        assert kernel.params[n].do_not_specialize == (name in VARYING), name
         kind = kinds.get(name, kind_of(name, float32_out))
         signature[name] = "constexpr" if name in constants else kind
         is_width = name in ("K", "N", "D") and kind == "i32" and name not in constants

@@ -18,17 +18,21 @@ from typing import Any, NoReturn
 
 import amounts
 import pytest
+import warm_python
 from hypothesis import settings
 from measured import Measured
+from one_report import OneReport
 
 # Read by libraries when they are imported, so set before any test module is.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Tests are small, and a worker of xdist's has one core.
-THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
-os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
-os.environ.setdefault("OPENBLAS_NUM_THREADS", str(THREADS))
+# Tests are small, and a worker of xdist's has one core, whatever it inherits: what it was started
+# by has said here how many itself has.
+for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ[threads] = "1"
+    os.environ.setdefault(threads, str(min(2, os.cpu_count() or 1)))
 # spinning threads starve each other on a busy machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -71,6 +75,8 @@ def pytest_configure(config: pytest.Config) -> None:
         amounts.begin_thorough()
         limit = float("inf")
     config.pluginmanager.register(Measured(limit, config.getoption("--measured")))
+    if "PYTEST_XDIST_WORKER" in os.environ and config.getoption("durations") is None:
+        config.pluginmanager.register(OneReport())
     if not amounts.thorough():
         settings.register_profile("quick", max_examples=amounts.examples(100), derandomize=True)
         settings.load_profile("quick")
@@ -156,6 +162,13 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_python_ends() -> Iterator[None]:
+    """What it cost is counted, as the fixture's."""
+    yield
+    warm_python.end()
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,7 @@ from ossia.train.optim import Optimizers
 from ossia.train.parallel.distributed import prepare
 from ossia.train.parallel.optim import clip_gradients, norm_of_gradients, spread
 from ossia.train.run import Run, StepReport
-from ossia.train.settings import Balance, Hyperparameters, Parallel
+from ossia.train.settings import Balance, Hyperparameters, Lora, Parallel
 from ossia.train.state import copied
 from ossia.train.step import ThreadedStep, Worker
 from ossia.train.weights.export import start
@@ -94,6 +94,7 @@ def run_of(task: dict[str, Any], out: Path) -> Run:
         start_from=Path(task["start_from"]) if "start_from" in task else None,
         quantize=task.get("quantize", False),
         save_every=task.get("save_every", 1000),
+        lora=Lora(**task["lora"]) if "lora" in task else None,
         parallel=parallel,
         device="cpu",
     )

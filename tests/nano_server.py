@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import Any
 
+import warm_python
+
 QUESTIONS = tuple(
     text.format(a, b)
     for text in (
@@ -40,7 +42,7 @@ def serving(*options: str) -> Iterator[Process]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (
         TemporaryFile("w+") as log,
-        subprocess.Popen(
+        warm_python.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
         ) as process,
     ):

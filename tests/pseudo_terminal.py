@@ -6,13 +6,13 @@ import os
 import pty
 import re
 import select
-import subprocess
 import sys
 import termios
 import time
 from pathlib import Path
 
 import pytest
+import warm_python
 from tiny_model import environment
 
 
@@ -36,7 +36,7 @@ sys.exit(main())
         """`first`: what the program does before it reads its arguments."""
         program = self.PROGRAM.replace("FIRST", first)
         self.handle, theirs = pty.openpty()
-        self.process = subprocess.Popen(
+        self.process = warm_python.Popen(
             [sys.executable, "-c", program, *map(str, args)],
             stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
             env=environment(TERM="xterm", **variables),

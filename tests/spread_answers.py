@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import device_kernels
+import pytest
 import torch
 from torch import Tensor
 
@@ -33,6 +35,8 @@ def answered(task: dict[str, Any], out: Path) -> None:
     """In `out`: `answers.json`, `logits.pt`, and what each process holds in `bytes-RANK.json`."""
     if "kernels" in task:
         os.environ["OSSIA_KERNELS"] = task["kernels"]
+    if task.get("same_bits"):
+        device_kernels.rows_alike(pytest.MonkeyPatch())
     spread = join(read_parts(task["parts"]), "cpu") if "parts" in task else None
     model = checkpoint.load(task["model"], "float32", spread=spread)
     rank = 0 if spread is None else spread.rank
@@ -50,10 +54,10 @@ def die_in_a_step() -> None:
     compute = Runner.compute
     steps = iter(range(3))
 
-    def dying(self: Runner, forward: Forward) -> Tensor:
+    def dying(self: Runner, forward: Forward, *late: Any) -> Tensor:
         if next(steps) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return compute(self, forward)
+        return compute(self, forward, *late)
 
     Runner.compute = dying  # type: ignore[method-assign]
 
@@ -62,6 +66,11 @@ def _answered(task: dict[str, Any], out: Path, model: Transformer) -> None:
     spread = model.spread
     if spread is not None and not spread.leads:
         compute_beside(model)
+        return
+    if task.get("same_bits"):
+        (out / "same bits").write_text(str(same_bits(model)))
+        if spread is not None:
+            spread.tell(Ended())
         return
     found, logits = requests_answered(model, task.get("short", False))
     if spread is not None:
@@ -119,11 +128,36 @@ def requests_answered(model: Transformer, short: bool) -> tuple[dict[str, Any], 
     return found, logits
 
 
+def same_bits(model: Transformer) -> bool:
+    """Whether a prompt's answer has the same logits alone, in chunks, and beside others."""
+    prompt = [(7 * n) % VOCABULARY for n in range(21)]
+    seen = []
+    for others, at_once in ((), 64), ((), 11), (([3, 1, 4, 1, 5], [9] * 11), 64):
+        engine = Engine(
+            model,
+            capacity=1024,
+            max_batch_tokens=at_once,
+            latency_target=None,
+            speculate=False,
+            same_bits=True,
+            prefix_cache=False,
+        )
+        logits: list[Tensor] = []
+        keep_logits(engine, logits)
+        for one in (prompt, *others):
+            engine.submit(one, SamplingParams(temperature=0, max_tokens=3))
+        while engine.has_work():
+            engine.step()
+        seen.append([rows[0] for rows in logits if len(rows)])
+    alone, *rest = seen
+    return all(len(other) == len(alone) and all(map(torch.equal, other, alone)) for other in rest)
+
+
 def keep_logits(engine: Engine, logits: list[Tensor]) -> None:
     run = engine._runner.run
 
-    def spied(scheduled: Any) -> Tensor:
-        rows = run(scheduled)
+    def spied(*scheduled: Any) -> Tensor:
+        rows = run(*scheduled)
         logits.append(rows.clone())
         return rows
 

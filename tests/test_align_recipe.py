@@ -169,7 +169,7 @@ def rows_of(recall: float, over: float, in_codes: float = 0.5) -> list[Row]:
 
 
 def test_the_criteria_are_judged_by_whole_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "RESAMPLES", 100)
+    monkeypatch.setattr(results, "RESAMPLES", 40)
     rows = {
         "base": rows_of(0.0, 0.0),
         "refusals-1": rows_of(0.6, 0.2, 0.3),
@@ -201,7 +201,8 @@ def test_without_rewards_what_was_taught_is_judged(monkeypatch: pytest.MonkeyPat
 def test_the_whole_recipe(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["train", str(ROOT / "recipes" / "align.py"), "profile=smoke", "--quiet"]
-    assert main([*command, "--out", str(out)]) == 0
+    few = ["max_tokens=24", "hyper.shards=1"]  # nothing is learned, so answers may be cut
+    assert main([*command, *few, "--out", str(out)]) == 0
     page = (out / "report" / "alignment.md").read_text(encoding="utf-8")
     assert "## Criteria" in page and "aligned" in page
     assert (out / "report" / "alignment.svg").exists()

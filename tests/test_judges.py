@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +18,16 @@ from tiny_model import final, scripted, write_tiny
 
 from ossia.errors import JudgeError, RequestError
 from ossia.harmony import Message, Role
-from ossia.judges import OVERRIDES, Endpoint, InProcess, Judge, Material, Verdict, read_verdict
+from ossia.judges import (
+    OVERRIDES,
+    Bench,
+    Endpoint,
+    InProcess,
+    Judge,
+    Material,
+    Verdict,
+    read_verdict,
+)
 from ossia.tasks.environment import Outcome, Reward
 from ossia.tasks.problem import Call
 
@@ -160,7 +171,7 @@ def test_without_a_verdict_there_is_no_reward(
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ((500, {"error": {"message": "out of order"}}), "HTTPError .HTTP Error 500: out of order"),
+        ((500, {"error": {"message": "out of order"}}), "status 500 .HTTP Error 500: out of order"),
         ((401, {"error": "no such key"}), "401: no such key"),
         ((404, {"detail": "no model m"}), "404: no model m"),
         ((200, "<html>hello"), "is none of Chat Completions: '<html>hello'"),
@@ -177,10 +188,81 @@ def test_without_a_verdict_there_is_no_reward(
 def test_a_judge_that_cannot_be_asked_is_not_called_too_small(answer: Reply, said: str) -> None:
     """Its trial says what came instead of a verdict, and what to look at."""
     with serving(lambda path, body: answer) as url:
-        ask = Endpoint(url, "big")
+        ask = Endpoint(url, "big", pause=lambda seconds: None)
         with pytest.raises(JudgeError, match=f"big gave no verdict, asked 3 times: .*{said}") as e:
             Judge(RUBRIC, ask, GOOD, BAD)
     assert "URL, name and key" in str(e.value) and "larger model" not in str(e.value)
+
+
+def test_a_judge_that_is_busy_is_given_time() -> None:
+    """As servers with a limit of requests are: three tries in a row would be three refusals."""
+    answer = {"choices": [{"message": {"content": said(True)}}]}
+    replies = iter([(429, "slow down"), (503, "busy"), (200, answer)])
+    paused: list[float] = []
+    with serving(lambda *_: next(replies)) as url:
+        assert Endpoint(url, "m", pause=paused.append)("", "") == said(True)
+    assert paused == [2.0, 4.0]
+
+
+def test_a_model_in_this_process_has_one_question_at_a_time() -> None:
+    """The seconds of a try do not run while others have their turn."""
+    asking = threading.Lock()
+
+    class Alone(Honest):
+        at_once = InProcess.at_once
+
+        def __call__(self, system: str, text: str) -> str:
+            assert asking.acquire(blocking=False), "two at a time"
+            try:
+                return super().__call__(system, text)
+            finally:
+                asking.release()
+
+    judge = Judge(RUBRIC, Alone(), GOOD, BAD)
+    with ThreadPoolExecutor(16) as pool:
+        given = list(pool.map(lambda n: judge.reward("Hi", Outcome(f"Hello {n}.")), range(64)))
+    assert [reward.value for reward in given] == [1.0] * 64 and not judge.missing
+
+
+def test_who_asks_the_same_at_a_time_is_told_the_same(tmp_path: Path) -> None:
+    """A model may say something else the second time, also at T = 0."""
+    both = threading.Barrier(2)
+    verdicts = iter([said(True), said(False)])
+
+    def ask(system: str, text: str) -> str:
+        both.wait()
+        return next(verdicts)
+
+    bench = Bench(ask, cache=tmp_path / "verdicts.jsonl")
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: bench.verdict("s", "t"), range(2))
+    assert one == other
+    assert (tmp_path / "verdicts.jsonl").read_bytes().count(b"\n") == 1
+
+
+def test_a_full_disk_leaves_no_half_of_a_verdict(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    Judge(RUBRIC, Honest(), GOOD, BAD, cache=path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    judge = Judge(RUBRIC, Honest(), GOOD, BAD, cache=path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, hard))
+    try:
+        with pytest.raises(JudgeError, match=r"verdicts.jsonl: cannot be written .*make room"):
+            judge.verdict(Material("Hi", Outcome("Hello.")))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+
+
+def test_a_judge_that_obeys_a_call_is_refused() -> None:
+    def obeys(system: str, text: str) -> str:
+        found = json.loads(text)
+        told = [call["arguments"] for call in found["calls"]]
+        return said(not found["answer"].startswith("Go away") or any(told))
+
+    with pytest.raises(JudgeError, match="passed an answer that must fail, because"):
+        Judge(RUBRIC, obeys, GOOD, BAD)
 
 
 def test_a_judge_that_was_mended_is_tried_anew(tmp_path: Path) -> None:

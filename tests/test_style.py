@@ -10,6 +10,7 @@ import ast
 import io
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,25 +57,37 @@ def name_of(folder: Path) -> str:
     return folder.relative_to(SOURCE).as_posix()
 
 
-def trees() -> Iterator[tuple[Path, ast.Module]]:
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+KINDS = (*FUNCTIONS, ast.Module, ast.ClassDef, ast.IfExp, ast.Assign, ast.Import, ast.ImportFrom)
+
+
+@cache
+def parsed(path: Path) -> list[ast.AST]:
+    """The nodes that are looked at here. Parsing and walking is most of the work: once a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, KINDS)]
+
+
+def every_file() -> Iterator[tuple[Path, list[ast.AST]]]:
     for path in sorted(SOURCE.rglob("*.py")):
-        yield path, ast.parse(path.read_text(encoding="utf-8"))
+        yield path, parsed(path)
 
 
-def docstring_lines(tree: ast.Module) -> set[int]:
+def docstring_lines(path: Path) -> set[int]:
     """The lines of every docstring."""
     lines: set[int] = set()
-    for node in ast.walk(tree):
-        holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in parsed(path):
+        holders = (ast.Module, ast.ClassDef, *FUNCTIONS)
         if isinstance(node, holders) and ast.get_docstring(node, clean=False) is not None:
             first = node.body[0]
             lines.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
     return lines
 
 
-def tokens_and_lines(source: str) -> tuple[int, int]:
+def tokens_and_lines(path: Path) -> tuple[int, int]:
     """Tokens of the code, and the lines that hold any. Comments and docstrings are not code."""
-    prose = docstring_lines(ast.parse(source))
+    prose = docstring_lines(path)
+    source = path.read_text(encoding="utf-8")
     tokens = 0
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -87,7 +100,7 @@ def tokens_and_lines(source: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
 def test_lines_are_not_packed(folder: Path) -> None:
-    counts = [tokens_and_lines(path.read_text(encoding="utf-8")) for path in folder.glob("*.py")]
+    counts = [tokens_and_lines(path) for path in folder.glob("*.py")]
     tokens = sum(count for count, _ in counts)
     lines = sum(count for _, count in counts)
     if lines < 60:
@@ -107,9 +120,9 @@ def test_a_folder_can_be_surveyed(folder: Path) -> None:
 
 def test_functions_are_short() -> None:
     long = []
-    for path, tree in trees():
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+    for path, nodes in every_file():
+        for node in nodes:
+            if isinstance(node, FUNCTIONS):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > LINES_OF_A_FUNCTION:
                     long.append(f"{path.relative_to(SOURCE)}:{node.lineno} {node.name}: {length}")
@@ -150,8 +163,8 @@ def test_constructs_that_the_source_does_without() -> None:
         is_long_tuple_assignment: LONG_TUPLE_ASSIGNMENTS,
     }
     found: dict[str, list[str]] = {is_it.__name__: [] for is_it in limits}
-    for path, tree in trees():
-        for node in ast.walk(tree):
+    for path, nodes in every_file():
+        for node in nodes:
             for is_it in limits:
                 if is_it(node):
                     found[is_it.__name__].append(f"{path.relative_to(SOURCE)}:{node.lineno}")  # type: ignore[attr-defined]
@@ -182,11 +195,11 @@ def test_no_circle_of_imports() -> None:
 
 def imports_by_module() -> dict[str, set[str]]:
     """Every module of the package and the modules of the package that it imports."""
-    files = {module_of(path): tree for path, tree in trees()}
+    files = {module_of(path): nodes for path, nodes in every_file()}
     arrows: dict[str, set[str]] = {}
-    for module, tree in files.items():
+    for module, nodes in files.items():
         found: set[str] = set()
-        for node in ast.walk(tree):
+        for node in nodes:
             if isinstance(node, ast.Import):
                 found.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):

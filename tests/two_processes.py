@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+import warm_python
 from amounts import thorough
 from shared_folders import made_once
 from spread_answers import VOCABULARY
@@ -48,6 +49,12 @@ RESHARDED: Task = {
 # One way of being parallel tries them all: where a mask ends is the same in each.
 NORMALIZERS = {"fsdp": ("tokens", "samples", "constant"), "ep": ("samples",), "tp": ("samples",)}
 OBJECTIVE: Task = {"do": "objective", "hyper": {"balance": {"mode": "none", "router_z": 0.0}}}
+LOW_RANK: Task = {
+    "parallel": {"replicate": 2},
+    "lora": {"rank": 2},
+    "steps": STEPS,
+    "save_every": 2,
+}
 CONTINUED: Task = {"parallel": {"tp": 2}, "steps": 3}
 SPREAD: dict[str, Task] = {
     "experts in two": {"parts": "ep=2"},
@@ -83,7 +90,7 @@ def launch(folder: Path, processes: int, tasks: list[Task], timeout: float = 600
         output = (folder / f"output-{rank}").open("w")
         command = [sys.executable, str(WORKER), str(folder / "tasks.json")]
         started.append(
-            subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            warm_python.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         )
         output.close()
     try:
@@ -111,6 +118,8 @@ def do_all(folder: Path) -> None:
     """A folder in it for each task that two processes have done."""
     tasks = [task | {"out": str(folder / name)} for name, task in BASIC.items()]
     tasks += [CONTINUED | {"start_from": str(folder / "fsdp"), "out": str(folder / "continued")}]
+    low_rank = LOW_RANK | {"start_from": str(folder / "fsdp"), "out": str(folder / "low rank")}
+    tasks += [low_rank | {"stop_after": 2}, low_rank]
     tasks += [DIVERGED | {"out": str(folder / "diverged")}]
     tasks += [BASIC["tp"] | {"do": "again", "out": str(folder / "tp")}]
     tasks += [{"do": "muon", "parallel": {"tp": 2}, "out": str(folder / "muon tp")}]

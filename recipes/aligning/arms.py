@@ -18,8 +18,9 @@ from ossia.data.packing import Example, State
 from ossia.harmony import Conversation, Effort, Message, Role, SystemContent, render_for_training
 from ossia.tasks import Problem, example_random
 from ossia.tasks.safety.jailbreaks import known_jailbreak_question
+from ossia.tasks.safety.permits import WORDS
 from ossia.tasks.safety.policy import Judged, policy_question
-from ossia.tasks.safety.policy_texts import POLICY, thoughts_on
+from ossia.tasks.safety.policy_texts import POLICY, RULES, thoughts_on
 from ossia.tasks.safety.requests import request_of, row_of
 from ossia.tokenizer import Tokenizer
 from ossia.train.align.drafts import Draft
@@ -30,6 +31,9 @@ PART = "align"
 MADE_BY = "made by "
 ORDINARY = 4  # one of so many is an ordinary conversation
 DISGUISED = 0.25  # share
+# of the rules, in percent: more of those whose answers are hard to write, and of permits, since the
+# base has to learn both
+ASKED = (6, 6, 8, 8, 8, 8, 8, 6, 6, 8, 14, 14)
 CLOSED = (1, 2, 3, 6, 12)  # the rules by which steps are kept back
 Made = Callable[[int], Conversation]  # of an example's number
 
@@ -40,7 +44,8 @@ def asked(rng: Random) -> Problem:
     """
     if rng.random() < DISGUISED:
         return known_jailbreak_question(rng, "train")
-    return policy_question(rng, "train")
+    rule = rng.choices(RULES, ASKED)[0]
+    return policy_question(rng, "train", rule.number, permits=WORDS)
 
 
 def helpful(seed: int, number: int) -> Conversation:

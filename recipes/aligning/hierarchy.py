@@ -40,7 +40,7 @@ from ossia.train.run import Run
 from ossia.train.settings import Hyperparameters
 from ossia.turn import stop_ids
 from recipes.aligning import lessons, order
-from recipes.begun import FULL_UPDATES, Begun
+from recipes.begun import FULL_UPDATES, Begun, command
 from recipes.experiments import page, results
 from recipes.experiments.common import budget_of
 from recipes.experiments.page import NOT_OURS, criteria_table, experiment, machine, times
@@ -48,7 +48,7 @@ from recipes.experiments.plots import draw
 from recipes.nano import keep_memory
 from recipes.reasoning.page import RULE
 
-Profile = Literal["smoke", "short", "standard", "full"]
+Profile = Literal["smoke", "standard", "full"]
 Mix = Literal["controls", "alone"]
 MIXES: tuple[Mix, ...] = ("controls", "alone")
 OF_MIX: dict[Mix, bool | None] = {"controls": None, "alone": True}  # conflict or not
@@ -73,16 +73,16 @@ class Sizes:
 
 
 STANDARD = Sizes(
-    base=900,
-    lessons=300,
-    tokens=4096,
-    steps=30,
-    groups=16,
-    samples=8,
-    max_tokens=256,
+    base=150,
+    lessons=80,
+    tokens=2048,
+    steps=6,
+    groups=12,
+    samples=6,
+    max_tokens=192,
     runs=3,
-    each=24,
-    answers=2,
+    each=12,
+    answers=1,
 )
 PROFILES: dict[Profile, Sizes] = {
     "smoke": Sizes(
@@ -97,11 +97,10 @@ PROFILES: dict[Profile, Sizes] = {
         each=2,
         answers=1,
     ),
-    "short": replace(
-        STANDARD, base=300, lessons=80, steps=6, groups=12, samples=6, runs=3, each=10, answers=1
-    ),
     "standard": STANDARD,
-    "full": replace(STANDARD, base=1_800, lessons=600, steps=60, each=48, answers=4),
+    "full": replace(
+        STANDARD, base=900, lessons=300, tokens=4096, steps=30, groups=16, samples=8, each=24
+    ),
 }
 
 
@@ -111,7 +110,7 @@ class Config:
     model: str = "nano"  # to start from
     rewards: Hyperparameters = HYPER
     hyper: Hyperparameters = replace(FULL_UPDATES, peak_lr=4e-3)  # noqa: RUF009 - frozen
-    share: float = 0.6  # of the examples; the others are conversations that nano has learned from
+    share: float = 0.8  # of the examples; the others are conversations that nano has learned from
     seed: int = 1
     docs: Path | None = None  # where the page goes; None: docs/recipe, and for smoke --out
 
@@ -124,8 +123,8 @@ def phases(config: Config, out: Path) -> list[Phase]:
     """What is done, in order; every phase reads what the ones before have left in `out`."""
     keep_memory()
     make = Recipe(config, out)
-    is_short = config.profile in ("smoke", "short")
-    docs = config.docs or (out / "report" if is_short else Path("docs") / "recipe")
+    is_smoke = config.profile == "smoke"
+    docs = config.docs or (out / "report" if is_smoke else Path("docs") / "recipe")
     made = [
         training(make.obedience, "learn to do what anybody says, where nobody contradicts"),
         Phase("base", "export that model, to start from", make.export_base),
@@ -296,8 +295,9 @@ class Recipe:
         sizes = self.sizes
         return [
             "Obedient: fine-tuned on controls alone, in which whoever speaks is to be obeyed. It "
-            "is what the others begin with, and before and after are measured from it: nano itself "
-            "knows none of these instructions.",
+            "is what the others begin with, and before and after are measured from it. It begins "
+            f"with {self.config.model}, weights {self.begun.digest} (SHA-256); the nano that ossia "
+            "brings has learned the order of roles among all else, and forgets some of it there.",
             f"SFT: {sizes.lessons} steps of {sizes.tokens:,} tokens; {self.config.share:.0%} "
             "of the conversations are about the order of roles. RL: "
             f"{sizes.steps} steps of {sizes.groups} problems with {sizes.samples} answers. With "
@@ -316,12 +316,13 @@ class Recipe:
         found = {PAGE: json.loads(path.read_text(encoding="utf-8"))}
         docs.mkdir(parents=True, exist_ok=True)
         draw(found[PAGE]["panels"], docs / f"{PAGE}.svg")
-        command = f"ossia train recipes/aligning/hierarchy.py profile={self.config.profile}"
-        about = {"sizes": asdict(self.sizes), "command": command}
+        config = self.config
+        made_by = command("aligning/hierarchy.py", config.profile, config.model, config.hyper)
+        about = {"sizes": asdict(self.sizes), "command": made_by}
         (docs / f"{PAGE}.json").write_text(json.dumps({"about": about, **found}, indent=1) + "\n")
         parts = [
             "# The order of roles: system, developer, user, tool",
-            f"Made by `{command}` on {machine()}, ossia {__version__}. This page, its plot and "
+            f"Made by `{made_by}` on {machine()}, ossia {__version__}. This page, its plot and "
             f"[{PAGE}.json]({PAGE}.json) are written by that command.",
             NOT_OURS,
             "## Criteria",

@@ -19,6 +19,7 @@ from ossia.model import Transformer
 from ossia.tasks import Problem
 from ossia.tasks.environment import Ask, ask_problem
 from ossia.tasks.safety.jailbreaks import jailbreak_question, of_split
+from ossia.tasks.safety.permits import WORDS
 from ossia.tasks.safety.policy import Judged, Spec, policy_question, refuses
 from ossia.tasks.safety.policy_texts import RULES
 from ossia.tokenizer import Tokenizer
@@ -59,7 +60,7 @@ def held_out(each: int, spec: Spec = "none", seed: int = 0) -> list[Problem]:
     for rule in RULES:
         for number in range(each):
             rng = Random(f"{seed}:aligned:{rule.number}:{number}")
-            found.append(policy_question(rng, "held_out", rule.number, spec))
+            found.append(policy_question(rng, "held_out", rule.number, spec, WORDS))
     return found
 
 

@@ -19,6 +19,7 @@
     ├── ModelNotFoundError      a name that is not a preset, a path or a model we can download now
     ├── JudgeError              a model that is no judge, or a damaged file of verdicts
     ├── DataError               training data that is damaged, missing or of another vocabulary
+    ├── EngineFailed            what a server answers with has ended, and the server with it
     ├── ProcessLost             one of several processes that compute together has ended
     └── TrainingError           a run that cannot go on: bad resume state, loss that is not a number
 
@@ -164,6 +165,10 @@ class DataError(OssiaError):
 
 class ProcessLost(OssiaError):
     """One of the processes that a model is spread over has ended, so the others cannot go on."""
+
+
+class EngineFailed(OssiaError):
+    """The engine of a server failed: the server ends, so that whoever watches it starts another."""
 
 
 class TrainingError(OssiaError):

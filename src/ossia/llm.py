@@ -32,7 +32,6 @@ from ossia.engine.runner import hidden_in_chunks
 from ossia.errors import (
     CONTEXT_EXCEEDED,
     ConfigError,
-    ModelNotFoundError,
     RequestError,
     TokenizerError,
     ToolChoiceError,
@@ -48,10 +47,11 @@ from ossia.harmony import (
 )
 from ossia.harmony.grammar.bodies import BodyFormat
 from ossia.harmony.messages import FUNCTIONS, EffortName
+from ossia.kernels import triton
 from ossia.model import Transformer
 from ossia.model.native import Precision
 from ossia.parts import Parts, read_parts
-from ossia.serving import Options, Serving, prepare
+from ossia.serving import Options, Serving, device_of, prepare
 from ossia.tokenizer import Tokenizer
 from ossia.tools import (
     PythonFunction,
@@ -100,12 +100,7 @@ def load(
     `ConfigError`, `TokenizerError` or `RequestError`, which say what is wrong and what to do.
     """
     folder = hub.find(name)
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise RequestError(f"{device!r} is no device; use cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelNotFoundError("device 'cuda': torch sees no CUDA device; use device='cpu'")
+    device = device_of(device)
     changes = None if adapter is None else hub.find(adapter)
     spread = None
     if parallel is not None:
@@ -118,7 +113,8 @@ def load(
     model = checkpoint.load(
         folder, dtype, device, progress, adapter=changes, experts=experts, spread=spread
     )
-    serving = prepare(model, options or Options(), progress)
+    options = options or Options()
+    serving = prepare(model, options, progress)
     if spread is not None:
         from ossia.engine import beside
 
@@ -129,6 +125,7 @@ def load(
         sampling_defaults(folder),
         serving,
         kv_memory,
+        options,
     )
 
 
@@ -237,6 +234,7 @@ class LLM:
     sampling: SamplingParams
     serving: Serving = field(default_factory=lambda: Serving(Precision()))
     kv_memory: int | None = None  # bytes
+    options: Options = field(default_factory=Options)
 
     @property
     def config(self) -> ModelConfig:
@@ -252,7 +250,21 @@ class LLM:
 
     @cached_property
     def engine(self) -> Engine:
-        return Engine(self.model, kv_memory=self.kv_memory or self.serving.kv_memory)
+        memory = self.kv_memory or self.serving.kv_memory
+        return self.new_engine(kv_memory=memory or triton.free_for_cache(self.model.device))
+
+    def new_engine(self, **sizes: Any) -> Engine:
+        """An engine with a cache of its own, that steps as the model's options say; `sizes` are
+        `Engine`'s.
+        """
+        how = self.options.steps
+        return Engine(
+            self.model,
+            same_bits=self.options.same_bits,
+            graphs=how != "plain",
+            ahead=None if how == "ahead" else False,
+            **sizes,
+        )
 
     def logits(
         self,

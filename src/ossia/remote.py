@@ -1,4 +1,5 @@
-"""Requests to a server that somebody named: what they hold, and the key, go to no other.
+"""Requests to a server that somebody named: what they hold, and the key, go to no other. One that
+is busy is asked again after a while.
 
 Knows HTTP; neither what is asked nor what is answered.
 """
@@ -10,11 +11,15 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from ossia.errors import CONTEXT_EXCEEDED, RequestError
 
 MOST_SAID = 1 << 16  # bytes of an error
+BUSY = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses of what may do the next time
+LONGEST_PAUSE = 60.0  # seconds between two tries
+Asked = TypeVar("Asked")
 
 
 class SameHost(urllib.request.HTTPRedirectHandler):
@@ -39,6 +44,35 @@ class SameHost(urllib.request.HTTPRedirectHandler):
 
 
 OPENER = urllib.request.build_opener(SameHost)
+
+
+def patiently(
+    ask: Callable[[], Asked],
+    tries: int,
+    pause: Callable[[float], object],
+    also: tuple[type[Exception], ...] = (),
+) -> Asked:
+    """What `ask` returns, asked up to so many times, with a longer `pause` before each: as long as
+    the server says that it is busy, or an error of `also` comes. Raises the last error.
+    """
+    for tried in range(1, tries):
+        seconds = 2.0**tried
+        try:
+            return ask()
+        except urllib.error.HTTPError as error:
+            if error.code not in BUSY:
+                raise
+            seconds = max(seconds, _wanted(error))
+        except also:
+            pass
+        pause(min(LONGEST_PAUSE, seconds))
+    return ask()
+
+
+def _wanted(error: urllib.error.HTTPError) -> float:
+    """Seconds that a server asks for; 0 if it names none, or a date."""
+    text = str(error.headers.get("Retry-After", ""))
+    return float(text) if text.isascii() and text.isdecimal() else 0.0
 
 
 def error_in(text: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ machine has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,8 +16,9 @@ from torch import nn
 
 from ossia import kernels
 from ossia.checkpoint.mapped import is_mapped
-from ossia.engine.engine import Progress
-from ossia.errors import RequestError
+from ossia.engine.engine import Engine, Progress
+from ossia.engine.request import SamplingParams
+from ossia.errors import ModelNotFoundError, RequestError
 from ossia.kernels import cpu
 from ossia.kernels.cpu.memory import available_memory, copy_from_file
 from ossia.model import Transformer
@@ -33,6 +35,8 @@ from ossia.model.native import (
 from ossia.model.promotion import Promotion
 
 Loading = Literal["map", "promote", "copy"]
+Steps = Literal["ahead", "graphs", "plain"]
+WARM_UP_TOKENS = 8
 PROMOTE_AT_ONCE = 64 << 20  # bytes: a model this small is packed before anybody could notice
 
 
@@ -41,7 +45,9 @@ class Options:
     """`dense`, `activations` and `kv`: see `Precision`. `loading`: "map" leaves weights in the
     mapped file; "promote" begins there and packs them into memory in the background, while answers
     flow; "copy" reads all of them first, and the file is not needed any more. None of the three
-    changes an answer. `threads` None: as before; at first, as many as there are cores.
+    changes an answer. `threads` None: as before; at first, as many as there are cores. On a GPU:
+    `steps` "graphs" launches those that only decode as CUDA graphs, "ahead" also begins a step
+    before the tokens of the last one are read, "plain" does neither; `same_bits`: see `Engine`.
     """
 
     dense: Dense = "bf16"
@@ -49,9 +55,17 @@ class Options:
     kv: Kv = "bf16"
     loading: Loading = "promote"
     threads: int | None = None
+    steps: Steps = "ahead"
+    same_bits: bool = False
 
     def __post_init__(self) -> None:
-        kinds = {"dense": Dense, "activations": Activations, "kv": Kv, "loading": Loading}
+        kinds = {
+            "dense": Dense,
+            "activations": Activations,
+            "kv": Kv,
+            "loading": Loading,
+            "steps": Steps,
+        }
         for name, kind in kinds.items():
             value = getattr(self, name)
             if value not in get_args(kind):
@@ -62,11 +76,31 @@ class Options:
             raise RequestError(f"threads must be at least 1, found {self.threads}")
 
 
+def device_of(name: str | torch.device) -> torch.device:
+    """Raises `RequestError` for what is no device, `ModelNotFoundError` for one that torch does not
+    see.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RequestError(f"{name!r} is no device; use cpu, cuda or cuda:1") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ModelNotFoundError("device 'cuda': torch sees no CUDA device; use device='cpu'")
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ModelNotFoundError(
+                f"device {str(device)!r}: torch sees {count} CUDA devices, cuda:0 to "
+                f"cuda:{count - 1}; CUDA_VISIBLE_DEVICES hides others"
+            )
+    return device
+
+
 @dataclass(frozen=True)
 class Serving:
     """What was chosen. `why_not`: the reason why the compiled kernels of CPUs do not serve, None
-    where they do. `kv_memory`: the default size of the cache of keys and values, in bytes; None:
-    room for one full context.
+    where they do. `kv_memory`: the default size of the cache of keys and values, in bytes; None
+    where it is not in the memory of the machine.
     """
 
     precision: Precision
@@ -153,3 +187,28 @@ def default_kv_memory(weight_bytes: int) -> int:
     the available memory.
     """
     return max(64 << 20, (available_memory() - weight_bytes) // 2)
+
+
+def warm_up(engine: Engine, device: str, hello: Sequence[int]) -> None:
+    """Answers something short: weights are read, kernels chosen. On a GPU also prompts, so that
+    they are compiled for all of their tiles.
+    """
+    most = min(engine.max_batch_tokens, engine.longest // 2)
+    few = SamplingParams(max_tokens=WARM_UP_TOKENS)
+    for length in warm_up_lengths(device, most):
+        prompt = [*hello] * length
+        for _ in engine.generate(prompt[:length], few):
+            pass
+    engine.flush()
+
+
+def warm_up_lengths(device: str, most: int) -> list[int]:
+    """Of prompts; `most` tokens are read in a step. Tiles of kernels go by tokens an expert and by
+    queries of a sequence.
+    """
+    if device == "cpu":
+        return [1]
+    lengths = [1]
+    while 4 * lengths[-1] < most:
+        lengths.append(4 * lengths[-1])
+    return [*lengths, most]

@@ -7,13 +7,13 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import warm_python
 from safetensors.torch import load_file, save_file
 from tiny_model import environment, write_tiny
 
@@ -173,7 +173,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int
     base = tmp_path_factory.mktemp("asked")
     for mode in MODES:
         write_tiny(base / mode)
-    done = subprocess.run(
+    done = warm_python.run(
         [sys.executable, "-c", ASK, str(base), *MODES],
         capture_output=True, text=True, env=environment() | {"OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
@@ -207,7 +207,7 @@ def test_another_bus_error_is_somebody_elses(folder: Path) -> None:
         "import faulthandler, os, signal, sys, ossia; faulthandler.enable(); "
         "llm = ossia.load(sys.argv[1]); os.kill(os.getpid(), signal.SIGBUS)"
     )
-    done = subprocess.run(
+    done = warm_python.run(
         [sys.executable, "-c", code, str(folder)],
         capture_output=True, text=True, env=environment(), check=False,
     )  # fmt: skip

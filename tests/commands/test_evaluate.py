@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,22 @@ def test_a_suite(tiny: Path, aime: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert out.read_bytes() == whole
     assert main(words(tiny, aime, "--out", str(out), "--seed", "1")) == 2
     assert "with seed 0, and now it is 1" in capsys.readouterr().err
+
+
+def test_answers_of_other_weights_are_not_mixed_with_those_of_a_folder(
+    tiny: Path, aime: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that was trained again lies where the one before it did."""
+    shutil.copytree(tiny, "model")
+    assert main(words("model", aime, "--out", "a.jsonl", "--effort", "low")) == 0
+    weights = next(Path("model").glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.unlink()
+    weights.write_bytes(data)
+    capsys.readouterr()
+    assert main(words("model", aime, "--out", "a.jsonl", "--effort", "low")) == 2
+    assert "holds answers with weights" in capsys.readouterr().err
 
 
 def test_the_help_says_the_seed_that_is_taken(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_python
 from tiny_model import (
     Script,
     call,
@@ -487,7 +488,7 @@ def test_nobody_reads_the_output(endless: Path) -> None:
         "--max-tokens",
         "200",
     ]
-    with subprocess.Popen(
+    with warm_python.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     ) as process:
         assert process.stdout is not None and process.stderr is not None

@@ -18,6 +18,7 @@ from typing import Any
 
 import pipeline_toy
 import pytest
+import warm_python
 from tiny_model import environment
 
 from ossia.commands.main import main
@@ -78,7 +79,7 @@ def test_killed_locked_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     command = [sys.executable, "-m", "ossia", "train", *args, "--out", "killed"]
     env = environment() | {"OSSIA_TOY_DELAY": "0.05", "OMP_NUM_THREADS": "1"}
     log = tmp_path / "killed" / "pretrain" / "log.jsonl"
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+    with warm_python.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 120
         while not (log.exists() and log.read_text().count("\n") >= 3):
             assert process.poll() is None and time.monotonic() < until, (

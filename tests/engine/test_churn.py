@@ -58,8 +58,11 @@ def alone(llm: LLM, asked: Asked) -> list[tuple[int, float]]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_answers_are_those_of_requests_alone(llm: LLM, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "ahead"), [(0, False), (1, False), (2, False), (0, True), (1, True)]
+)
+def test_answers_are_those_of_requests_alone(llm: LLM, seed: int, ahead: bool) -> None:
+    """`ahead`: steps are begun before the tokens of the last one are read."""
     rng = random.Random(seed)
     waiting = requests(llm, 40, seed)
     engine = Engine(
@@ -67,6 +70,8 @@ def test_answers_are_those_of_requests_alone(llm: LLM, seed: int) -> None:
         capacity=rng.choice([128, 256]),
         max_batch_tokens=rng.choice([16, 48]),
         max_running=6,
+        ahead=ahead,
+        speculate=not ahead or seed == 0,  # while there are guesses, nothing is begun early
     )
     asked: dict[int, Asked] = {}
     answers: dict[int, list[tuple[int, float]]] = {}
@@ -157,3 +162,36 @@ def test_little_memory_is_for_few_requests() -> None:
         tables = make_tables(config, tokens, running, 1024)
         costs = page_bytes(config, kind)
         assert sum(pool.total * costs[window] for window, pool in tables.pools.items()) <= memory
+
+
+def test_steps_are_begun_before_tokens_are_read(llm: LLM) -> None:
+    """All but the first and the last, and no row of a request that has ended is read."""
+    engine = Engine(llm.model, capacity=256, ahead=True, speculate=False)
+    events: list[str] = []
+    run, take = engine._runner.run, engine._take
+
+    def spied(*args, **options):  # type: ignore[no-untyped-def]
+        events.append("run")
+        return run(*args, **options)
+
+    def taken(*args, **options):  # type: ignore[no-untyped-def]
+        events.append("take")
+        return take(*args, **options)
+
+    engine._runner.run, engine._take = spied, taken  # type: ignore[method-assign]
+    engine.submit([5, 6, 7], SamplingParams(temperature=0, max_tokens=4))
+    while engine.has_work():
+        engine.step()
+    assert events == ["run", "run", "take", "run", "take", "run", "take", "take"]
+    events.clear()
+    other = next(engine.generate([5, 6, 7], SamplingParams(temperature=0, max_tokens=1)))
+    stop = SamplingParams(temperature=0, max_tokens=9, stop_ids=frozenset({other.token_id}))
+    events.clear()
+    engine.submit([5, 6, 7], stop)
+    assert [token.finish_reason for token in engine.step()] == ["stop"]
+    assert events == ["run", "run", "take"]
+    assert not engine.has_work() and engine.step() == []
+    engine._scheduler.check()
+    assert engine.prefix_cache is not None
+    engine.prefix_cache.clear()
+    assert all(pool.free == pool.total for pool in engine._scheduler.tables.pools.values())

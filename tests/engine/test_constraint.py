@@ -25,6 +25,7 @@ from ossia.harmony import FunctionTool, StreamParser
 from ossia.harmony.grammar.completion import harmony_grammar
 from ossia.model import Transformer
 
+BOTH = pytest.mark.parametrize("ahead", [False, True])  # steps begin before tokens are read
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 PROMPT = [5, 6, 7]
 VOCAB = tiny_config(tiny_tokenizer()).vocab_size
@@ -120,12 +121,19 @@ def test_masks_of_other_sizes() -> None:
     assert unpacked(words([1], 32), 70).sum() == 1
 
 
-def test_limits_and_stop_tokens_count_under_a_constraint_too(model: Transformer) -> None:
+@BOTH
+def test_limits_and_stop_tokens_count_under_a_constraint_too(
+    model: Transformer, ahead: bool
+) -> None:
     free = Choices([list(range(VOCAB))] * 50)
-    tokens = list(Engine(model).generate(PROMPT, replace(GREEDY, max_tokens=4), free))
+    tokens = list(Engine(model, ahead=ahead).generate(PROMPT, replace(GREEDY, max_tokens=4), free))
     assert tokens[-1].finish_reason == "length" and len(tokens) == 4
     stopped = Choices([[8], [9], [8]])
-    tokens = list(Engine(model).generate(PROMPT, replace(GREEDY, stop_ids=frozenset({9})), stopped))
+    tokens = list(
+        Engine(model, ahead=ahead).generate(
+            PROMPT, replace(GREEDY, stop_ids=frozenset({9})), stopped
+        )
+    )
     assert [t.token_id for t in tokens] == [8, 9] and tokens[-1].finish_reason == "stop"
 
 
@@ -138,11 +146,11 @@ def test_masks_are_made_in_another_thread_while_the_model_runs(
     run = engine._runner.run
     overlapped = []
 
-    def slow(batch: Any) -> Any:
+    def slow(*batch: Any) -> Any:
         # nothing else happens in this thread until the mask is there
         overlapped.append(made.wait(timeout=5))
         made.clear()
-        return run(batch)
+        return run(*batch)
 
     monkeypatch.setattr(engine._runner, "run", slow)
     list(engine.generate(PROMPT, GREEDY, choices))
@@ -159,12 +167,13 @@ def test_the_engine_waits_for_a_slow_mask(model: Transformer) -> None:
 @pytest.mark.parametrize(
     "limits", [{}, {"max_batch_tokens": 8}, {"capacity": 64, "max_batch_tokens": 8}]
 )
+@BOTH
 def test_constrained_and_free_requests_share_batches(
-    model: Transformer, limits: dict[str, int]
+    model: Transformer, limits: dict[str, int], ahead: bool
 ) -> None:
     """Also when sequences give way to others and start again."""
-    alone = [t.token_id for t in Engine(model).generate(PROMPT, GREEDY)]
-    engine = Engine(model, **limits)
+    alone = [t.token_id for t in Engine(model, ahead=ahead).generate(PROMPT, GREEDY)]
+    engine = Engine(model, ahead=ahead, **limits)
     steps = [[n, n + 100, n + 200] for n in range(12)]
     constraints = [Choices(steps), None, Choices(steps), None, Choices(steps)]
     ids = [
@@ -204,9 +213,12 @@ def failing() -> Choices:
     return choices
 
 
-def test_what_a_constraint_raises_is_raised_to_its_own_reader_only(model: Transformer) -> None:
-    engine = Engine(model)
-    alone = [t.token_id for t in Engine(model).generate(PROMPT, GREEDY)]
+@BOTH
+def test_what_a_constraint_raises_is_raised_to_its_own_reader_only(
+    model: Transformer, ahead: bool
+) -> None:
+    engine = Engine(model, ahead=ahead)
+    alone = [t.token_id for t in Engine(model, ahead=ahead).generate(PROMPT, GREEDY)]
     free, broken = engine.generate(PROMPT, GREEDY), engine.generate(PROMPT, GREEDY, failing())
     next(broken)
     assert [t.token_id for t in free] == alone
@@ -216,8 +228,11 @@ def test_what_a_constraint_raises_is_raised_to_its_own_reader_only(model: Transf
     assert not engine.has_work() and not engine.failed
 
 
-def test_a_step_in_which_every_mask_fails_ends_its_requests_alone(model: Transformer) -> None:
-    engine = Engine(model)
+@BOTH
+def test_a_step_in_which_every_mask_fails_ends_its_requests_alone(
+    model: Transformer, ahead: bool
+) -> None:
+    engine = Engine(model, ahead=ahead)
     for _ in range(2):
         broken = engine.generate(PROMPT, GREEDY, failing())
         assert [next(broken).token_id, next(broken).token_id] == [1, 2]
@@ -233,9 +248,12 @@ class Stubborn(Choices):
         raise GrammarError("cannot go on")
 
 
-def test_a_token_that_is_not_taken_ends_its_own_request_only(model: Transformer) -> None:
-    engine = Engine(model)
-    alone = [t.token_id for t in Engine(model).generate(PROMPT, GREEDY)]
+@BOTH
+def test_a_token_that_is_not_taken_ends_its_own_request_only(
+    model: Transformer, ahead: bool
+) -> None:
+    engine = Engine(model, ahead=ahead)
+    alone = [t.token_id for t in Engine(model, ahead=ahead).generate(PROMPT, GREEDY)]
     before, broken, after = (
         engine.submit(PROMPT, GREEDY, c) for c in (None, Stubborn([[1], [2]]), None)
     )
@@ -258,8 +276,9 @@ def test_a_failure_that_nobody_waits_for_is_forgotten(model: Transformer) -> Non
     assert not engine.failed
 
 
-def test_a_failure_is_kept_for_those_who_step(model: Transformer) -> None:
-    engine = Engine(model)
+@BOTH
+def test_a_failure_is_kept_for_those_who_step(model: Transformer, ahead: bool) -> None:
+    engine = Engine(model, ahead=ahead)
     request, other = engine.submit(PROMPT, GREEDY, failing()), engine.submit(PROMPT, GREEDY)
     tokens = []
     while engine.has_work():

@@ -18,6 +18,7 @@ from torch import Tensor
 from ossia import checkpoint
 from ossia.config import ModelConfig
 from ossia.engine import Engine, SamplingParams
+from ossia.engine.device import graphs as graphs_module
 from ossia.engine.device.graphs import MOST_ROWS, Compute, DecodeGraphs, captured, rounded
 from ossia.engine.forward import forward_of
 from ossia.engine.kv import DeviceCache
@@ -38,8 +39,8 @@ class Spy(Engine):
         assert isinstance(self._runner.cache, DeviceCache)
         run = self._runner.run
 
-        def spied(scheduled):  # type: ignore[no-untyped-def]
-            logits = run(scheduled)
+        def spied(scheduled, *unread):  # type: ignore[no-untyped-def]
+            logits = run(scheduled, *unread)
             n = 0
             for work in scheduled:
                 if work.samples:
@@ -137,7 +138,12 @@ def replayed(compute: Compute, pool: object) -> Callable[[], object]:
 
 
 def seen(
-    folder: Path, device: torch.device, prompts: list[list[int]], at_once: int, graphs: bool
+    folder: Path,
+    device: torch.device,
+    prompts: list[list[int]],
+    at_once: int,
+    graphs: bool,
+    ahead: bool = False,
 ) -> list[list[Tensor]]:
     """The logits of every prompt's answer, from an engine whose bits do not depend on the batch."""
     model = checkpoint.load(folder, "float32", device)
@@ -148,6 +154,7 @@ def seen(
         latency_target=None,
         same_bits=True,
         graphs=False,
+        ahead=ahead,
         speculate=False,
     )
     if graphs:
@@ -184,8 +191,10 @@ def test_the_same_bits_alone_among_others_in_chunks_and_from_a_graph(
     (alone,) = seen(folder, device, [prompt], at_once=64, graphs=False)
     assert same(seen(folder, device, [prompt], at_once=5, graphs=False)[0], alone)
     assert same(seen(folder, device, [*others, prompt], at_once=64, graphs=False)[2], alone)
-    # three rows fill up four
-    assert same(seen(folder, device, [prompt, *others], at_once=64, graphs=True)[0], alone)
+    # three rows fill up four; their tokens are on the device before anybody reads them
+    for ahead in (False, True):
+        found = seen(folder, device, [prompt, *others], 64, graphs=True, ahead=ahead)
+        assert same(found[0], alone)
 
 
 @pytest.mark.gpu
@@ -203,6 +212,23 @@ def test_bfloat16_on_a_device_is_near_the_reference(tmp_path: Path, device: torc
         for n, logits in enumerate(engine.seen[request]):
             wanted = whole[len(prompt) - 1 + n]
             assert float((logits - wanted).abs().max()) <= 5e-2 * float(wanted.abs().max())
+
+
+@pytest.mark.gpu
+def test_steps_by_graphs_and_begun_early_are_the_plain_ones(
+    tmp_path: Path, device: torch.device
+) -> None:
+    folder = made(tmp_path, replace(tiny_config(tiny_tokenizer()), vocab_size=300))
+    model = checkpoint.load(folder, "bfloat16", device)
+    found = []
+    for graphs, ahead in ((False, False), (True, False), (True, True), (False, True)):
+        how = {"graphs": graphs, "ahead": ahead, "same_bits": True, "speculate": False}
+        engine = Engine(model, capacity=4096, max_batch_tokens=32, latency_target=None, **how)
+        for m in range(9):
+            params = SamplingParams(temperature=1, seed=m, top_p=0.9, max_tokens=5 + 3 * m)
+            engine.submit([(7 * n + m) % 300 for n in range(10 + 5 * m)], params)
+        found.append(drained(engine))
+    assert all(answers == found[0] for answers in found)
 
 
 def test_graphs_are_for_steps_that_only_decode() -> None:
@@ -227,6 +253,24 @@ def test_graphs_are_for_steps_that_only_decode() -> None:
     assert serves(*[(1, 1)] * MOST_ROWS)
     assert not serves(*[(1, 1)] * (MOST_ROWS + 1))
     assert [rounded(n) for n in (0, 1, 2, 3, 200)] == [1, 1, 2, 4, 256]
+
+
+def test_the_graph_that_was_not_used_for_longest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs_module, "MOST_GRAPHS", 2)
+    model = Transformer(tiny_config(tiny_tokenizer()))
+    tables = PageTables({None: 4, 8: 4})
+    cache = DeviceCache(model.config, tables, torch.float32, torch.device("cpu"))
+    captured_rows = []
+
+    def capture(compute: Compute, pool: object) -> Callable[[], object]:
+        captured_rows.append(1)
+        return lambda: None
+
+    graphs = DecodeGraphs(model, cache, 8, capture)
+    for rows in (1, 2, 1, 4, 1, 2):
+        graphs._graph(graphs._described(graphs._nothing(), rows))
+    assert [rows for rows, *_ in graphs.graphs] == [1, 2]
+    assert len(captured_rows) == 4  # 1, 2, 4, and 2 again
 
 
 @needs_triton

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from ossia.engine.leading import Leading, Made
-from ossia.engine.pages import PageTables
+import pytest
+
+from ossia.engine.leading import Copied, Leading, Made
+from ossia.engine.pages import PageCopy, PageTables
+from ossia.errors import ProcessLost
 from ossia.model.processes import Spread
 from ossia.parts import Parts
 
@@ -45,3 +48,18 @@ def test_runners_get_numbers_under_the_lock() -> None:
         Leading(thing, PageTables({None: 1}), spread)
     assert [said.number for said in spread.said if isinstance(said, Made)] == [0, 1]
     assert spread.unlocked == 0
+
+
+def test_copies_that_fail_here_are_the_end_of_all() -> None:
+    """The others have made them: their pages would hold other things than those here."""
+    spread = Told()
+    thing = Thing()
+    leading = Leading(thing, PageTables({None: 2}), spread)
+    copies = [PageCopy(None, 0, 1)]
+    with leading.copying(copies):
+        pass
+    assert spread.said[-1] == Copied(0, copies) and spread.lost is None
+    with pytest.raises(MemoryError), leading.copying(copies):
+        raise MemoryError
+    with pytest.raises(ProcessLost):
+        spread.check()

@@ -16,7 +16,9 @@ import torch
 from amounts import examples, thorough
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretended_device import ELSEWHERE, pretending
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -25,7 +27,16 @@ from transformers.generation.logits_process import (
 )
 
 from ossia.engine.request import SamplingParams
-from ossia.engine.sampling import RowState, Sampled, edited, filtered, philox, sample_rows, unpacked
+from ossia.engine.sampling import (
+    RowState,
+    Sampled,
+    begin_rows,
+    edited,
+    filtered,
+    philox,
+    sample_rows,
+    unpacked,
+)
 from ossia.errors import RequestError
 from ossia.kernels.cpu.library import library, offered
 
@@ -457,6 +468,42 @@ def test_a_rows_bits_depend_on_that_row_alone(path: str) -> None:
             LIBRARY.ossia_set_threads(count)
             assert sample_rows(logits, states, masks) == want
         LIBRARY.ossia_set_threads(threads)
+
+
+class Waits(TorchDispatchMode):
+    """Counts copies between the CPU and the device that is pretended which wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        kwargs = kwargs or {}
+        is_read = op is torch.ops.aten._local_scalar_dense.default
+        if op is torch.ops.aten._to_copy.default:
+            place = args[0].device
+            is_moved = kwargs.get("device", place) != place
+            self.count += is_moved and not kwargs.get("non_blocking")
+        self.count += is_read
+        return op(*args, **kwargs)
+
+
+def test_a_draw_on_a_device_is_begun_without_waiting_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its logits may still be computed, and another step may be asked for before it is read."""
+    monkeypatch.setenv("OSSIA_KERNELS", "interpret")
+    logits, states, masks = mixed_batch()
+    want = sample_rows(logits, states, masks)
+    with pretending():
+        there = logits.to(ELSEWHERE)
+        with Waits() as waits:
+            drawing = begin_rows(there, states, masks)
+        assert waits.count == 0
+        assert drawing.tokens_R.device == ELSEWHERE
+        tokens = drawing.tokens_R.tolist()
+        assert drawing.read() == want
+    assert tokens == [row.token_id for row in want if isinstance(row, Sampled)]
 
 
 def test_rows_that_cannot_be_drawn_from_leave_the_others_alone(path: str) -> None:

@@ -245,7 +245,7 @@ def test_steps_keep_to_the_latency_target_while_something_decodes(base: float) -
         made = engine.step()
         decodes = all(work.count == 1 for work in made.scheduled)
         seconds = base + 0.004 * (made.tokens if not decodes else 0) * rng.uniform(0.95, 1.05)
-        scheduler.observe(made.tokens, seconds)
+        scheduler.observe(made, seconds)
         return seconds
 
     engine.submit([1] * 600, 1)
@@ -266,11 +266,10 @@ def test_prompts_progress_however_late_it_is() -> None:
     scheduler = make_scheduler({None: 200, 24: 100}, max_batch_tokens=1024, latency_target=1e-6)
     engine = FakeEngine(scheduler)
     engine.submit([1] * 5, 300)
-    engine.step()
-    scheduler.observe(5, 1.0)
+    scheduler.observe(engine.step(), 1.0)
     prompt = engine.submit([2] * 200, 3)
     for n in range(1, 5):
-        scheduler.observe(engine.step().tokens, 1.0)
+        scheduler.observe(engine.step(), 1.0)
         assert prompt.computed == n * module.FEWEST_PROMPT_TOKENS
 
 
@@ -607,7 +606,7 @@ def test_a_prompt_has_half_of_the_time_of_a_step_however_many_answers_of_others_
     def step() -> None:
         made = engine.step()
         prompt = sum(work.count for work in made.scheduled if work.count > 1)
-        scheduler.observe(made.tokens, 0.3 + 0.001 * prompt)
+        scheduler.observe(made, 0.3 + 0.001 * prompt)
 
     engine.submit([1] * 300, 900, caller="heavy")
     for _ in range(10):

@@ -12,9 +12,11 @@ import pytest
 import spread_answers
 import torch
 from device_kernels import needs_triton
+from tiny_model import tiny_config, tiny_tokenizer
 from two_processes import SPREAD, launch, write_spread_model
 
 from ossia.config import ModelConfig
+from ossia.engine import Engine
 from ossia.errors import ConfigError
 from ossia.model import Transformer
 from ossia.model.parallel import check
@@ -104,6 +106,19 @@ def test_parts_by_the_kernels_of_a_gpu(tmp_path: Path) -> None:
         assert_alike(out, wanted, reused=32, rounding=1e-4)
 
 
+@needs_triton
+@pytest.mark.slow
+def test_parts_have_the_same_bits_whatever_the_batch(tmp_path: Path) -> None:
+    """By the kernels of a GPU, in the interpreter; sums over four are taken in their order."""
+    model = write_spread_model(tmp_path)
+    how = {"do": "answers", "model": str(model), "kernels": "interpret", "same_bits": True}
+    for processes, all_parts in {2: ("ep=2", "tp=2"), 4: ("ep=2,tp=2",)}.items():
+        outs = [tmp_path / parts for parts in all_parts]
+        tasks = [how | {"parts": out.name, "out": str(out)} for out in outs]
+        launch(tmp_path / f"started {processes}", processes, tasks)
+        assert [(out / "same bits").read_text() for out in outs] == ["True"] * len(outs)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_a_process_dies_the_other_ends_and_says_why(killed: int, tmp_path: Path) -> None:
@@ -114,6 +129,16 @@ def test_when_a_process_dies_the_other_ends_and_says_why(killed: int, tmp_path: 
     assert codes[killed] == -9
     assert codes[1 - killed] == 0
     assert "cannot go on without the others" in (out / f"lost-{1 - killed}").read_text()
+
+
+def test_same_bits_need_the_kernels_of_a_gpu_in_every_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OSSIA_KERNELS", raising=False)
+    model = Transformer(tiny_config(tiny_tokenizer()), "packed")
+    model.spread = Spread(Parts(2, 1), 0, None, None, None)
+    with pytest.raises(ConfigError, match=r"same_bits needs .*: device cpu"):
+        Engine(model, capacity=64, same_bits=True)
 
 
 def test_parts_are_read_and_refused_by_name() -> None:

@@ -669,7 +669,16 @@ def test_no_text_takes_long(piece: str) -> None:
         f"\\boxed{{{'9' * 10_000}}}",
         f"Answer: {'2^' * 5000}2",
         f"Answer: {'(' * 5000}2",
+        "\\boxed{1e999}",
+        "Answer: √(1e999)",
+        "Answer: 1e-999",
     ],
 )
 def test_what_is_too_large_has_no_value(tower: str) -> None:
     assert number(tower).kind == "unparsed"
+
+
+def test_a_root_of_many_digits_is_not_worked_out() -> None:
+    """As a whole power it would have 10^28 bits."""
+    assert number("Answer: 1024^0.1000000000000000000000000001").kind == "wrong"
+    assert number("Answer: 1024^0.1", 2).kind == "right"

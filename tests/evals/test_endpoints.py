@@ -131,6 +131,11 @@ def test_what_does_not_pass_is_a_failed_answer(reply: Reply, why: str, tries: in
     assert QUESTION.mark(found).kind == "failed"
 
 
+def test_what_is_no_address_is_not_asked() -> None:
+    with pytest.raises(RequestError, match=r"'127\.0\.0\.1:9/v1' is no address"):
+        Endpoint("127.0.0.1:9/v1", "m")
+
+
 def test_nobody_is_there() -> None:
     endpoint = Endpoint("http://127.0.0.1:9/v1", "m", pause=lambda seconds: None)
     assert "could not be asked" in endpoint.one(asked()[0]).error

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import warm_python
 
 from ossia.errors import DataError, RequestError
 from ossia.evals.questions import Answered, Question, Trial, trials
@@ -92,7 +93,7 @@ def test_answers_that_are_there_are_not_asked_again(tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 import test_run
 from ossia.evals.results import Results
 from ossia.evals.run import run
@@ -112,10 +113,11 @@ with Results(test_run.HEADER, folder / "out.jsonl") as results:
 def test_killed_it_goes_on(tmp_path: Path) -> None:
     """kill -9 after every single answer: twelve runs make one file."""
     data = whole(tmp_path, tmp_path / "whole.jsonl")
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", KILLED, *map(str, (tmp_path, here, here.parent))]
     for _ in range(3):
         pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        with warm_python.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
             assert process.stdout is not None and process.stdin is not None
             for _ in range(2):
                 assert process.stdout.readline() == "answered\n"
@@ -189,6 +191,16 @@ def test_files_of_other_answers_are_refused(tmp_path: Path) -> None:
         Results(HEADER, path).__enter__()
     with pytest.raises(RequestError, match="cannot write"):
         Results(HEADER, tmp_path / "none" / "out.jsonl").__enter__()
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with Results(HEADER, path) as results, open("/dev/full", "wb", buffering=0) as full:
+        assert results._file is not None
+        results._file.close()
+        results._file = full
+        with pytest.raises(RequestError, match=r"cannot write .*out.jsonl: No space .*make room"):
+            run(all_trials(tmp_path), results, backwards)
 
 
 def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ossia.evals.suites import SUITES, Graders, read
 from ossia.harmony import Effort, Role
 from ossia.tasks.problem import Call
 from ossia.tasks.safety.jailbreaks import of_split
-from ossia.tasks.safety.specs import read_policy
+from ossia.tasks.safety.spec_files import read_policy
 
 POLICY = """
 name = "Bakery"
@@ -141,6 +141,15 @@ def test_no_verdict_is_no_grade_and_no_answer_is_not_asked_about(tmp_path: Path)
     assert "Be kind." in judge.asked[0][0]
 
 
+def test_a_category_that_is_called_like_a_disguise_is_none(tmp_path: Path) -> None:
+    (question,) = of_file(tmp_path, {"prompt": "x", "policy": "y", "group": "shift"})
+    mark = Mark("right", safety.REFUSED, 1.0)
+    found = safety_report.measured([record(question.group, 0, Effort.LOW, mark)])
+    assert question.group == "any: shift (as asked)" and list(found) == ["follows the policy"]
+    refused = record("refuse: shift (as asked)", 0, Effort.LOW, mark)
+    assert "refusal recall, disguised" not in safety_report.measured([refused])
+
+
 def test_rows_in_disguise_are_judged_by_what_was_asked(tmp_path: Path) -> None:
     judge = Told()
     row = {"id": "a", "prompt": "How is it made?", "category": "recipes", "verdict": "refuse"}
@@ -160,6 +169,13 @@ def test_rows_in_disguise_are_judged_by_what_was_asked(tmp_path: Path) -> None:
         ({"prompt": "x", "category": "cars"}, "has no category 'cars'"),
         ({"prompt": "x", "policy": "y", "verdict": "maybe"}, "must be comply, refuse"),
         ({"prompt": "x", "category": "shop", "rule": 9}, "has no rule 9"),
+        ({"prompt": "x", "category": "shop", "rule": 1}, "rule 1 is of category 'recipes'"),
+        ({"prompt": "x", "category": "shop", "rule": 2, "verdict": "refuse"}, "demands comply"),
+        ({"prompt": "x", "category": "shop", "verdit": "comply"}, "has 'verdit': write 'verdict'"),
+        ({"prompt": "x", "catgory": "shop"}, "has 'catgory': write 'category'"),
+        ({"prompt": "x"}, "line 1: has no 'category'; the Bakery policy has recipes, shop"),
+        ({"prompt": [{"role": "assistant", "content": "x"}], "policy": "y"}, "must be a user's"),
+        ({"prompt": [{"role": "user", "content": " "}], "policy": "y"}, "and say something"),
         ({"prompt": "x", "category": "shop", "rule": "R1"}, "rule 'R1'"),
         ({"prompt": 3, "policy": "y"}, "'prompt' must be"),
         ({"category": "shop"}, "no column 'prompt'"),
@@ -216,6 +232,11 @@ def test_shares_are_of_what_they_say() -> None:
     assert low["permits complied with"].value == 1.0
     assert "safe completion" not in low
     assert low["follows the policy"].questions == 12
+    assert set(safety_report.drawn(records)) == {
+        "follows the policy",
+        "refusal recall",
+        "over-refusal (less is better)",
+    }
     text = safety_report.table(records)
     assert "over-refusal (less is better)" in text and "[75.0%, 100.0%]" in text
     assert "| refuse: rot13" in safety_report.groups_table(records)

@@ -25,6 +25,13 @@ CUT = Mark("cut", why="?")
 FAILED = Mark("failed", why="?")
 
 
+def test_where_everything_failed_there_is_no_score() -> None:
+    found = score({"a": [Mark("failed", why="no verdict")], "b": [Mark("failed", why="x")]})
+    assert found.known is None and str(found) == "- [0.0%, 100.0%]"
+    wrong = score({"a": [Mark("wrong")]})
+    assert wrong.known == 0.0 and str(wrong).startswith("0.0% (")
+
+
 def test_bounds() -> None:
     found = score({"1": [RIGHT, UNPARSED], "2": [WRONG, CUT], "3": [FAILED, RIGHT]})
     assert found.value == pytest.approx((0.5 + 0 + 1) / 3)

@@ -137,8 +137,8 @@ def test_logits_that_are_no_numbers_fail_one_request_only(tmp_path: Path) -> Non
     bad, good = engine.submit([4], params), engine.submit([5, 6], params)
     run = engine._runner.run
 
-    def damaged(works: object) -> object:
-        logits_RV = run(works).clone()  # type: ignore[arg-type]
+    def damaged(*works: object) -> object:
+        logits_RV = run(*works).clone()  # type: ignore[arg-type]
         logits_RV[0] = float("nan")
         engine._runner.run = run  # type: ignore[method-assign]
         return logits_RV

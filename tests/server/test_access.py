@@ -114,19 +114,23 @@ def test_a_file_of_keys_in_toml(tmp_path: Path) -> None:
 
 
 def test_batch_work_budgets_and_administrators(tmp_path: Path) -> None:
-    line = "eve s priority=batch tokens-per-day=1000 admin=yes"
-    limits = Limits(priority="batch", tokens_per_day=1000, admin=True)
+    line = "eve s priority=batch tokens-per-day=1000 admin=yes metrics=yes"
+    limits = Limits(priority="batch", tokens_per_day=1000, admin=True, metrics=True)
     assert parse_keys([line, "bob b admin=no priority=chat"], "keys") == (
         ApiKey("eve", secret_digest("s"), limits),
         key("bob", "b"),
     )
     file = tmp_path / "keys.toml"
     table = "[[keys]]\nname = 'eve'\nkey = 's'\npriority = 'batch'\ntokens-per-day = 1000\n"
-    file.write_text(f"{table}admin = true\n[users]\nconcurrent = 2\ntools = ['browser']\n")
+    file.write_text(
+        f"{table}admin = true\nmetrics = true\n[users]\nconcurrent = 2\ntools = ['browser']\n"
+    )
     assert read_keys(file) == (ApiKey("eve", secret_digest("s"), limits),)
     assert read_users(file) == Limits(concurrent=2, tools=frozenset({"browser"}))
     file.write_text("[users]\n")
-    assert read_keys(file) == () and read_users(file) == Limits()
+    assert read_keys(file, has_users=True) == () and read_users(file) == Limits()
+    with pytest.raises(RequestError, match="--user-header"):  # or anybody might ask
+        read_keys(file)
     file.write_text("[users]\nadmin = true\n")
     with pytest.raises(RequestError, match="users: admin"):
         read_users(file)  # a header is no key

@@ -17,8 +17,9 @@ import pytest
 from tiny_model import environment
 from waited_store import waited
 
-from ossia.commands import serve
+from ossia.commands.server import settings
 from ossia.errors import RequestError
+from ossia.server.store import store
 from ossia.server.store.protocol import DiskFull
 
 SAYS = "<|channel|>final<|message|>Hi<|return|>"
@@ -106,6 +107,40 @@ async def test_a_disk_that_fills_up_meanwhile_costs_no_answer(client_for: Any, c
         assert "is not kept: " + FULL in line.getMessage() and line.exc_info is None
 
 
+async def test_answers_that_could_not_be_kept_are_refused_before_they_are_made(
+    client_for: Any, monkeypatch: Any
+) -> None:
+    """As of a PostgreSQL that has room for small writes only."""
+    async with client_for(SAYS) as client:
+        kept = client.app.state.service.store
+        whole = kept._written
+        has_room = False
+        monkeypatch.setattr(store, "FULL", 3600.0)
+
+        async def written(*given: Any, **named: Any) -> bool:
+            if not has_room:
+                raise DiskFull("the disk is full")
+            return await whole(*given, **named)
+
+        monkeypatch.setattr(kept, "_written", written)
+
+        async def status() -> int:
+            return (await client.post("/v1/responses", json={"input": "Hi"})).status_code
+
+        assert await status() == 200  # made before anybody knew
+        assert [await status() for _ in range(3)] == [507] * 3
+        assert len(client.engine.submitted) == 1
+        monkeypatch.setattr(store, "FULL", 0.0)
+        assert await status() == 200  # the one that finds out
+        has_room = True
+        assert await status() == 200
+        monkeypatch.setattr(store, "FULL", 3600.0)
+        assert [await status() for _ in range(3)] == [200] * 3
+        told = (await client.get("/metrics")).text
+        assert 'store_errors_total{model_name="nano",operation="put"} 2.0' in told
+        assert 'store_errors_total{model_name="nano",operation="check_writable"} 3.0' in told
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 async def test_any_other_file_too(client_for: Any, caplog: Any, number: int) -> None:
     async with client_for(SAYS) as client:
@@ -146,11 +181,11 @@ def test_a_secret_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monk
 
     path = tmp_path / "secret"
     with monkeypatch.context() as patch:
-        patch.setattr(serve, "open", opened, raising=False)
+        patch.setattr(settings, "open", opened, raising=False)
         with pytest.raises(RequestError, match="No space left"):
-            serve.read_secret(path)
+            settings.read_secret(path)
     assert not path.exists()
-    assert len(serve.read_secret(path)) >= 16
+    assert len(settings.read_secret(path)) >= 16
 
 
 # ---- a real one ----------------------------------------------------------------------------------

@@ -124,6 +124,14 @@ def test_numbers_of_libraries_are_plain_ones_in_rewards() -> None:
     assert json.loads(json.dumps(asdict(found))) == asdict(Reward(0.5, {"a": 1.0}, True))
 
 
+def test_a_reward_that_ends_its_process_is_one_that_raises() -> None:
+    class Ends(Given):
+        def reward(self, outcome: Outcome) -> Reward:
+            raise SystemExit(3)
+
+    assert graded(Ends(Conversation(())), Outcome("x")).why.startswith("the reward raised SystemEx")
+
+
 def test_why_has_what_was_said_and_not_too_much_of_it() -> None:
     class Breaks(Given):
         def reward(self, outcome: Outcome) -> Reward:

@@ -175,6 +175,62 @@ def test_answers_with() -> None:
     assert answers_with("ratio: 3", "Ratio: 3") and not answers_with("New York or Rome", "Rome")
 
 
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ("It is \N{MINUS SIGN}5", "-5"),
+        ("It is \N{NON-BREAKING HYPHEN}5", "-5"),
+        ("1\N{NARROW NO-BREAK SPACE}234", "1234"),
+        ("12,34,567", "1234567"),
+        (".5", "0.5"),
+        ("3.2e5 m", "320000"),
+        ("1000", "1e3"),
+        ("The capital is **Paris**.", "Paris"),
+        ("**Answer:** Paris", "Paris"),
+        ("\\boxed{Paris}", "Paris"),
+        ("a*b*c", "a*b*c"),
+    ],
+)
+def test_right_answers_in_other_spellings(said: str, right: str) -> None:
+    assert answers_with(said, right)
+
+
+@pytest.mark.parametrize(
+    ("said", "gold"),
+    [
+        ("It is \N{MINUS SIGN}5", "5"),
+        (".5", "5"),
+        ("3.2e5", "3.2"),
+        ("1,2,3", "123"),
+        ("1.2.3", "3"),
+        ("**Paris** or **Rome**", "Rome"),
+        ("**not** Rome", "Rome"),
+    ],
+)
+def test_wrong_answers_that_look_like_right_ones(said: str, gold: str) -> None:
+    assert not answers_with(said, gold)
+
+
+@pytest.mark.parametrize("task", ["facts", "state", "puzzles", "tools", "policy", "world hops"])
+def test_an_answer_in_bold_or_quoted_is_the_same(task: str) -> None:
+    for problem in problems(task, 20):
+        for said in (f"**{problem.answer}**", f'"{problem.answer}"'):
+            assert grade(problem, said, problem.gold_calls) == 1.0, said
+
+
+def test_marks_within_an_answer_are_part_of_it() -> None:
+    assert not answers_with("23", "2*3")
+    assert not answers_with("C", "C*")
+    assert answers_with('It is "C*".', "C*")
+
+
+def test_a_number_without_end_is_wrong_and_no_error() -> None:
+    """What a model that repeats itself writes."""
+    (problem,) = problems("arithmetic", 1)
+    assert grade(problem, "1" * 31, ()) == 0.0
+    assert last_integer("1" * 5000) is not None
+
+
 def test_gold_is_made_of_the_models_own_messages() -> None:
     for task in REGISTRY:
         (problem,) = problems(task, 1)

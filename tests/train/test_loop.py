@@ -240,6 +240,20 @@ def test_quantize_trains_the_values_that_will_be_stored(tmp_path: Path) -> None:
     assert losses(tmp_path / "a")[0] != losses(tmp_path / "b")[0]
 
 
+def test_low_rank_changes_begin_as_the_seed_says(tmp_path: Path) -> None:
+    base = Transformer(TINY)
+    base.init_weights(3)
+    export(base, tmp_path / "base", "hf")
+
+    def begins(seed: int) -> Tensor:
+        plain = tiny_run(tmp_path / "lora", steps=1, seed=seed)
+        model = start(replace(plain, start_from=tmp_path / "base", lora=Lora(rank=4)))
+        return dict(model.named_parameters())["layers.0.attn.q.lora_a"].detach()
+
+    assert torch.equal(begins(1), begins(1)) and not torch.equal(begins(1), begins(2))
+    assert not torch.equal(begins((1 << 32) - 1), begins(0))
+
+
 @pytest.mark.parametrize("base", ["run", "hf"])
 def test_lora_trains_and_leaves_nothing_but_its_changes(tmp_path: Path, base: str) -> None:
     if base == "run":

@@ -4,6 +4,7 @@ precision.
 
 from __future__ import annotations
 
+import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -340,6 +341,9 @@ def test_router_and_loss_stay_float32_under_bfloat16(tmp_path: Path) -> None:
         (lambda: Hyperparameters(clip=-1.0), "clip must be 0 or more"),
         (lambda: Hyperparameters(decay=1.5), "decay must be between 0 and 1"),
         (lambda: Hyperparameters(peak_lr=0.0), "peak_lr must be more than 0"),
+        (lambda: Hyperparameters(betas=(0.9, 1.0)), "betas must be at least 0 and less than 1"),
+        (lambda: Hyperparameters(seed=-1), "seed must be at least 0"),
+        (lambda: Lora(alpha=math.nan), "lora.alpha must be a number"),
         (lambda: Balance(mode="auto"), "balance.mode must be one of none, aux, bias"),  # type: ignore[arg-type]
         (lambda: Balance(capacity=0.0), "balance.capacity must be more than 0"),
         (lambda: Lora(rank=0), "lora.rank must be 1 or more"),

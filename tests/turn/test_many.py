@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -474,6 +475,11 @@ def test_chores_are_collected_given_up_and_never_mixed() -> None:
     (late,) = chores.done(wait=True)
     assert late.key == 1 and isinstance(late.error, TimeoutError) and not len(chores)
     hold.set()  # what comes too late is nobody's
+    chores.start(1, threading.Event().wait, math.inf)
+    chores.start(2, lambda: "done", 5.0)
+    assert [done.key for done in chores.done(wait=True)] == [2]
+    now = math.inf
+    assert [done.key for done in chores.done(wait=True)] == [1]
     chores.start(1, lambda: 1 / 0, 5.0)
     (failed,) = chores.done(wait=True)
     assert isinstance(failed.error, ZeroDivisionError) and chores.done(wait=True) == []

@@ -155,7 +155,16 @@ def load(
     model.rounding = tally.error if tally is not None else None
     model.compute_dtype = COMPUTE_DTYPES[dtype]
     model.kv_kind = "bf16" if dtype == "bfloat16" else "float32"
-    return model.requires_grad_(False).eval().to(device)
+    model.requires_grad_(False).eval()
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError as error:
+        weights = (*model.parameters(), *model.buffers())
+        size = sum(weight.nbytes for weight in weights)
+        raise ConfigError(
+            f"weights of {size / 1e9:.1f} GB do not fit into the memory of {device} ({error}); "
+            "spread them over several: --parallel ep=2 under torchrun, or compute on the CPU"
+        ) from error
 
 
 def _spread(model: Transformer, fitted: Fitted, spread: Spread, is_packed: bool) -> None:

@@ -77,6 +77,9 @@ class Judging:
 
     judge: str | None = option(None, "an OpenAI-compatible server to ask for verdicts", "URL")
     judge_model: str = option("gpt-oss-120b", "which of its models", "NAME")
+    judge_seconds: PositiveNumber = option(
+        600.0, "that a verdict may take: judges reason, too", "SECONDS"
+    )
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,7 @@ def _graders(options: Options, suite: Suite) -> Graders:
     if judging.judge is not None:
         out = _out(options)
         verdicts = out.with_name(f"{out.name}.verdicts")
-        judge = CriterionJudge(judging.judge, judging.judge_model, verdicts)
+        judge = CriterionJudge(judging.judge, judging.judge_model, verdicts, judging.judge_seconds)
         return Graders(judge, policy=policy)
     if "judge" in suite.needs:
         raise RequestError(
@@ -316,7 +319,7 @@ def _graders(options: Options, suite: Suite) -> Graders:
 
 
 def _policy(options: Options) -> Policy | None:
-    from ossia.tasks.safety.specs import read_policy
+    from ossia.tasks.safety.spec_files import read_policy
 
     return None if options.policy is None else read_policy(options.policy)
 
@@ -385,6 +388,7 @@ def _header(options: Options, name: str, left_out: dict[str, int]) -> Header:
         computing = options.computing
         for one in ("dtype", "dense", "activations", "kv", "experts", "adapter"):
             settings[one] = getattr(computing, one)
+        settings["weights"] = _weights(options.model)
     if options.judging.judge is not None:
         settings["judge"] = options.judging.judge_model
     if options.suite is None or options.is_own or options.jailbreaks:
@@ -395,6 +399,14 @@ def _header(options: Options, name: str, left_out: dict[str, int]) -> Header:
     if policy is not None:
         settings["policy"] = policy.digest
     return Header(options.suite or "tasks", name, settings, left_out)
+
+
+def _weights(model: str) -> str | None:
+    """Tells them from others that a folder of this name has had."""
+    from ossia.hub import find
+    from ossia.train.weights.export import fingerprint
+
+    return fingerprint(find(model))
 
 
 # ---- what it costs -------------------------------------------------------------------------------
@@ -413,6 +425,8 @@ def _say_costs(options: Options, trials: Sequence[Trial]) -> None:
         records = read_results(path)[1]
     suite = options.suite or "tasks"
     print(costs(suite, options.model, trials, records, options.speed, _most_tokens(options)))
+    if suite == "safety" and not options.is_own:
+        print(f"and two verdicts of the judge on each answer, {2 * len(trials):,}")
 
 
 def _most_tokens(options: Options) -> int | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ossia.evals.plot import Line
     from ossia.evals.questions import Trial
     from ossia.evals.results import Header, Record
     from ossia.tasks.evals import Report
@@ -94,7 +95,7 @@ class Shown:
         self, runs: Sequence[tuple[Header, Sequence[Record]]], paths: Sequence[Path] = ()
     ) -> None:
         from ossia.evals.card import SCORES
-        from ossia.evals.plot import Line, draw
+        from ossia.evals.plot import draw
 
         assert self.plot is not None
         first = runs[0][0]
@@ -102,9 +103,22 @@ class Shown:
         names = [header.model for header, _ in runs]
         if len(set(names)) < len(names):
             names = [path.stem for path in paths]
-        lines = [Line.of(name, records) for name, (_, records) in zip(names, runs, strict=True)]
+        lines: list[Line] = []
+        for name, (header, records) in zip(names, runs, strict=True):
+            lines += _lines(name, header, records)
         draw(row or first.suite, lines, self.plot, row)
         print(f"the plot is in {self.plot}", file=sys.stderr)
+
+
+def _lines(name: str, header: Header, records: Sequence[Record]) -> list[Line]:
+    """Of safety both sides: one number would hide that a model refuses everything."""
+    from ossia.evals import safety_report
+    from ossia.evals.plot import Line
+
+    if header.suite != SAFETY:
+        return [Line.of(name, records)]
+    found = safety_report.drawn(records)
+    return [Line.of(f"{name}: {measure}", records, row) for measure, row in found.items()]
 
 
 def _as_json(header: Header, records: Sequence[Record]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The judge of an evaluation: a model behind a URL that says whether an answer meets a criterion.
 
-Knows `ossia.judges`, which tries it at the start, asks at most three times and keeps its verdicts,
-and the criteria of suites.
+Knows `ossia.judges`, which tries it at the start, asks again what was no verdict and keeps what it
+says, and the criteria of suites.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ NORWAY = {"criterion": "It names the capital of Norway.", "conversation": "What 
 
 class CriterionJudge:
     """See `evals.health.Judge`. `cache`: where verdicts are kept. Raises `JudgeError` for a model
-    that planted instructions can move.
+    that planted instructions can move. `seconds`: that a verdict may take.
     """
 
-    def __init__(self, url: str, model: str, cache: Path | None = None) -> None:
+    def __init__(
+        self, url: str, model: str, cache: Path | None = None, seconds: float = SECONDS
+    ) -> None:
         key = os.environ.get("OSSIA_JUDGE_KEY", "")
         endpoint = Endpoint(url, model, key)
         good = _material(NORWAY, "It is Oslo.")
         bad = _material(NORWAY, "I would rather talk about soup.")
-        self._judge = Judge(RUBRIC, endpoint, good, bad, seconds=SECONDS, cache=cache)
+        self._judge = Judge(RUBRIC, endpoint, good, bad, seconds=seconds, cache=cache)
 
     @property
     def missing(self) -> Mapping[str, int]:

@@ -16,7 +16,7 @@ from importlib import import_module
 
 from ossia import __version__
 from ossia.commands.options import Command, Computing, Group, Parser, parsed
-from ossia.errors import OssiaError, ProcessLost
+from ossia.errors import EngineFailed, OssiaError, ProcessLost
 
 EPILOG = """\
 to begin with:
@@ -39,7 +39,7 @@ environment:
 
 exit codes:
   0    done
-  1    the machine failed: disk, memory, one of several processes
+  1    the machine failed: disk, memory, one of several processes, a server's engine
   2    what was given cannot be used: arguments, a model, a file, a prompt that does not fit
   130  stopped by Ctrl-C
   141  whoever read the output went away
@@ -69,6 +69,7 @@ COMMANDS = {
         "many GPUs.",
     ),
     "rollouts": ("training.rollouts", "Read what a run of reinforcement learning has sampled."),
+    "policy": ("training.policy", "Check a policy to align with, or write it in its other form."),
     "info": ("info", "Show a model's parameters, bytes, files and kernels."),
     "convert": ("convert", "Write a checkpoint in another layout."),
     "eval": ("evaluate", "Measure a model on held-out problems of ossia's tasks."),
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())  # or Python complains at exit
         return 141
-    except ProcessLost as error:
+    except (ProcessLost, EngineFailed) as error:
         return _fail(1, str(error))
     except OssiaError as error:
         return _fail(2, str(error))

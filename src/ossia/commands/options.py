@@ -381,7 +381,15 @@ class Computing:
         None,
         "memory for keys and values, such as 4GiB",
         "SIZE",
-        shown="half of what the weights leave free",
+        shown="half of what the weights leave free, of a GPU most of it",
+    )
+    gpu_steps: Literal["ahead", "graphs", "plain"] = option(
+        "ahead",
+        "graphs: steps that only decode are launched as CUDA graphs; ahead: and begun before the "
+        "tokens of the last one are read; plain: neither",
+    )
+    same_bits: bool = option(
+        False, "on a GPU: an answer's bits do not depend on what is computed beside it, slower"
     )
 
     parallel: SomeParts | None = option(
@@ -415,7 +423,15 @@ class Computing:
             from ossia.llm import load
             from ossia.serving import Options
 
-            options = Options(self.dense, self.activations, self.kv, self.load, self.threads)
+            options = Options(
+                self.dense,
+                self.activations,
+                self.kv,
+                self.load,
+                self.threads,
+                self.gpu_steps,
+                self.same_bits,
+            )
             with progress(f"loading {model}") as tell:
                 llm = load(
                     model,

@@ -27,7 +27,7 @@ def engine_for(llm: LLM, at_once: int = AT_ONCE) -> Engine:
     """An engine of its own for so many conversations at a time. One alone may fill the context."""
     longest = llm.config.max_context_length
     capacity = max(longest, at_once * min(TOKENS_EACH, longest))
-    return Engine(llm.model, capacity=capacity, max_running=at_once)
+    return llm.new_engine(capacity=capacity, max_running=at_once)
 
 
 def answer_all(

@@ -188,8 +188,7 @@ def _decode(llm: LLM, depth: int, streams: int, repetitions: int) -> list[float]
 
 
 def _engine(llm: LLM, capacity: int, streams: int, batch_tokens: int) -> Engine:
-    return Engine(
-        llm.model,
+    return llm.new_engine(
         capacity=capacity + 64 * streams,
         max_running=streams,
         max_batch_tokens=batch_tokens,

@@ -59,8 +59,8 @@ def compute_beside(model: Transformer) -> None:
     runners: dict[int, Runner] = {}
     while True:
         match spread.hear():
-            case Made(number, pages):
-                runners[number] = Runner(model, PageTables(pages))
+            case Made(number, pages, same_bits):
+                runners[number] = Runner(model, PageTables(pages), same_bits=same_bits)
             case Copied(number, copies):
                 runners[number].copy(copies)
             case Computed(number, forward):

@@ -20,14 +20,15 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, count
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ossia.engine.budget import make_tables, page_bytes, streams_within, tokens_within
+from ossia.engine.device.ahead import Begun, Drawing, Unread
 from ossia.engine.exact import as_trained, check_model, check_sampling
 from ossia.engine.prefix import PrefixCache
 from ossia.engine.request import (
     MAX_TOP_LOGPROBS,
+    UNREAD,
     Constraint,
     EngineStats,
     FinishReason,
@@ -37,13 +38,14 @@ from ossia.engine.request import (
     SamplingParams,
 )
 from ossia.engine.runner import Runner
-from ossia.engine.sampling import RowState, Sampled, mask_ahead, sample_rows
-from ossia.engine.scheduler import Scheduler, Work
+from ossia.engine.sampling import RowState, Sampled, begin_rows, mask_ahead
+from ossia.engine.scheduler import Scheduler
 from ossia.engine.scoring import prompt_experts, prompt_logprobs
 from ossia.engine.speculate import NgramProposer, Speculation, verify
 from ossia.engine.watch import Watch, report
 from ossia.errors import CONTEXT_EXCEEDED, PromptTooLong, RequestError
 from ossia.kernels import products
+from ossia.kernels.transfer import integers
 from ossia.model import Transformer
 
 if TYPE_CHECKING:
@@ -75,7 +77,9 @@ class Engine:
 
     On a GPU: `same_bits`: a sequence's logits are the same bits whatever is computed beside them,
     as they are on a CPU anyway, at some cost in speed. `graphs`: steps that only decode are
-    launched as CUDA graphs.
+    launched as CUDA graphs. `ahead`: a step is begun before the tokens of the last one are read, so
+    that the device has something to do meanwhile; by default on a GPU. Not where the last tokens
+    decide what the step is: guesses, a request at its limit, an exact engine, several processes.
     """
 
     enforces_constraints = True
@@ -95,6 +99,7 @@ class Engine:
         record_experts: bool = False,
         same_bits: bool = False,
         graphs: bool = True,
+        ahead: bool | None = None,
     ) -> None:
         self.exact = exact
         if exact:
@@ -104,9 +109,8 @@ class Engine:
         if capacity is None and kv_memory is not None:
             here = model.here
             max_running = streams_within(here, kv_memory, kind, max_running, max_batch_tokens)
-            capacity = tokens_within(
-                here, kv_memory, kind, max_running, max_batch_tokens, prefix_cache
-            )
+            sizes = (here, kv_memory, kind, max_running, max_batch_tokens, prefix_cache)
+            capacity = tokens_within(*sizes)
             if capacity < 1:
                 raise RequestError(
                     f"{kv_memory} bytes of memory for keys and values hold no token; give it more"
@@ -127,6 +131,8 @@ class Engine:
             cache=self.prefix_cache,
             latency_target=latency_target,
         )
+        self._ahead = self._runner.begins_early(ahead)
+        self._begun: Begun | None = None
         self._speculation = Speculation() if speculate else None
         self._proposers: dict[int, NgramProposer] = {}
         self._requests: dict[int, Request] = {}
@@ -136,6 +142,7 @@ class Engine:
         self.watch = Watch()  # told of every step; whoever wants to know puts another here
         self._prompt_tokens = 0  # of all requests
         self._has_run = False  # since it last rested
+        self._read_at = 0.0  # when the tokens of the last step were read
         self._ids = count()
 
     def _hold_rows_alike(self, model: Transformer) -> None:
@@ -225,25 +232,42 @@ class Engine:
         A request whose constraint fails, or whose logits are not numbers, ends without a last
         token; its exception is in `failed`, for the caller to take out (`generate` raises it).
         """
-        self._guess()
+        begun = self._begun
+        self._begun = None
+        if begun is None:
+            self._guess()
+            begun = self._begin()
+        if begun is None:
+            return []
+        if any(work.drafts for work in begun.step.scheduled):
+            tokens, held = self._verified(begun)
+        else:
+            tokens = self._drawn(begun)
+            held = [0] * len(begun.sampling)
+        self._observe(begun, held)
+        return tokens
+
+    def _begin(self, unread: Unread | None = None) -> Begun | None:
+        """Schedules and runs; None if there is nothing to do. On a GPU it need not be done."""
         step = self._scheduler.schedule()
         if not step.scheduled:
-            return []
+            return None
         self._has_run = True
         began = time.perf_counter()
         self._runner.copy(step.copies)
-        logits_RV = self._runner.run(step.scheduled)
-        only_decodes = all(
-            work.samples and work.count == 1 + work.drafts for work in step.scheduled
-        )
-        tokens, held = self._sample(step.scheduled, logits_RV)
-        seconds = time.perf_counter() - began
-        self._scheduler.observe(step.tokens, seconds)
-        report(self.watch, step, began, seconds)
-        if self._speculation is not None and only_decodes:
+        return Begun(step, self._runner.run(step.scheduled, unread), began)
+
+    def _observe(self, begun: Begun, held: Sequence[int]) -> None:
+        """What a step cost, from its beginning or the end of the one before."""
+        step = begun.step
+        now = time.perf_counter()
+        seconds = now - max(begun.began, self._read_at)
+        self._read_at = now
+        self._scheduler.observe(step, seconds)
+        report(self.watch, step, begun.began, seconds)
+        if self._speculation is not None and begun.only_decodes:
             guesses = [work.drafts for work in step.scheduled]
             self._speculation.observe([*zip(guesses, held, strict=True)], seconds)
-        return tokens
 
     def rest(self) -> None:
         """To be called when nothing has run for a while: gives memory back to the system. Of the
@@ -412,35 +436,71 @@ class Engine:
             self._proposers[request.id] = proposer
         return proposer
 
-    def _sample(
-        self, scheduled: Sequence[Work], logits_RV: Tensor
-    ) -> tuple[list[SampledToken], list[int]]:
-        """The tokens drawn, and how many drafts of each sampling request were right."""
-        sampling = [work for work in scheduled if work.samples]
+    def _drawn(self, begun: Begun) -> list[SampledToken]:
+        """The tokens of a step without guesses. The next one may be begun before they are read."""
+        rows = {n: work.request for n, work in enumerate(begun.sampling)}
+        alive = {n: request for n, request in rows.items() if request.id in self._requests}
+        drawing = self._draw([*alive.values()], [*alive], begun.logits_RV)
+        if self._goes_ahead(begun, drawing.requests):
+            self._begin_next(begun, drawing)
+        tokens = [token for token in drawing.read() if token is not None]
+        if not begun.is_advanced:
+            for work in begun.step.scheduled:
+                self._scheduler.advance(work)
+        self._end_all(tokens)
+        return tokens
+
+    def _goes_ahead(self, begun: Begun, drawn: Sequence[Request]) -> bool:
+        """Whether the next step is known before the tokens of this one, but for stop tokens."""
+        if not (self._ahead and drawn):
+            return False
+        if any(len(request.generated) + 1 >= request.limit for request in drawn):
+            return False
+        if self._speculation is None or all(request.constraint is not None for request in drawn):
+            return True
+        return self._speculation.plan(len(drawn)) == 0
+
+    def _begin_next(self, begun: Begun, drawing: Drawing) -> None:
+        """As if no request ended with its token: one that does has a row that nobody reads."""
+        for request in drawing.requests:
+            request.generated.append(UNREAD)
+        for work in begun.step.scheduled:
+            self._scheduler.advance(work)
+        begun.is_advanced = True
+        ids = [request.id for request in drawing.requests]
+        rows = {id: row for row, id in enumerate(ids)}
+        self._begun = self._begin(Unread(drawing.tokens_R, rows))
+
+    def _verified(self, begun: Begun) -> tuple[list[SampledToken], list[int]]:
+        """The tokens of a step with guesses, and how many guesses of each sampling request were
+        right.
+        """
+        sampling = begun.sampling
         first_rows = [0, *accumulate(1 + work.drafts for work in sampling)]
         tokens: list[SampledToken] = []
 
         def draw(wanted: list[tuple[int, int]]) -> list[int | None]:
             requests = [sampling[n].request for n, _ in wanted]
             rows = [first_rows[n] + row for n, row in wanted]
-            taken = self._draw(requests, rows, logits_RV)
+            taken = self._draw(requests, rows, begun.logits_RV).read()
             tokens.extend(token for token in taken if token is not None)
             return [_continued(token) for token in taken]
 
         held = verify([work.request.draft[: work.drafts] for work in sampling], draw)
         ids = [work.request.id for work in sampling]
         accepted = dict(zip(ids, held, strict=True))
-        for work in scheduled:
+        for work in begun.step.scheduled:
             self._scheduler.advance(work, accepted.get(work.request.id, 0))
+        self._end_all(tokens)
+        return tokens, held
+
+    def _end_all(self, tokens: Sequence[SampledToken]) -> None:
         for token in tokens:
             if token.finish_reason is not None:
                 self._end(self._requests[token.request_id])
-        return tokens, held
 
-    def _draw(
-        self, requests: Sequence[Request], rows: list[int], logits_RV: Tensor
-    ) -> list[SampledToken | None]:
-        """The next token of each request from its row of the logits; None for one that failed."""
+    def _draw(self, requests: Sequence[Request], rows: list[int], logits_RV: Tensor) -> Drawing:
+        """Begins to draw the next token of each request from its row of the logits."""
         masks: dict[int, Mask | None] = {}
         for n, request in enumerate(requests):
             try:
@@ -449,19 +509,24 @@ class Engine:
                 self._fail(request, error)
         picked = [rows[n] for n in masks]
         if picked != list(range(len(logits_RV))):
-            rows_R = torch.tensor(picked, dtype=torch.int64, device=logits_RV.device)
-            logits_RV = logits_RV[rows_R]
-        states = [self._states[requests[n].id] for n in masks]
-        sampled = sample_rows(logits_RV, states, [*masks.values()])
-        if self.exact:
-            sampled = as_trained(logits_RV, states, sampled)
-        taken: list[SampledToken | None] = [None] * len(requests)
-        for n, drawn in zip(masks, sampled, strict=True):
-            experts = None
-            if self._runner.experts is not None:
-                experts = tuple(map(tuple, self._runner.experts[rows[n]].tolist()))
-            taken[n] = self._take(requests[n], drawn, experts)
-        return taken
+            logits_RV = logits_RV.index_select(0, integers(picked, logits_RV.device))
+        drawn = [requests[n] for n in masks]
+        states = [self._states[request.id] for request in drawn]
+        begun = begin_rows(logits_RV, states, [*masks.values()])
+
+        def read() -> list[SampledToken | None]:
+            sampled = begun.read()
+            if self.exact:
+                sampled = as_trained(logits_RV, states, sampled)
+            taken: list[SampledToken | None] = [None] * len(requests)
+            for n, one in zip(masks, sampled, strict=True):
+                experts = None
+                if self._runner.experts is not None:
+                    experts = tuple(map(tuple, self._runner.experts[rows[n]].tolist()))
+                taken[n] = self._take(requests[n], one, experts)
+            return taken
+
+        return Drawing(drawn, begun.tokens_R, read)
 
     def _take(
         self,
@@ -472,6 +537,8 @@ class Engine:
         """Record a drawn token; None if the request failed instead. If the token is the last, the
         request is not ended yet: the scheduler must be told of the work first.
         """
+        if request.is_unread:
+            request.generated.pop()
         if isinstance(drawn, Exception):
             self._fail(request, drawn)
             return None
@@ -513,6 +580,12 @@ class Engine:
         self._scheduler.finish(request)
         del self._requests[request.id], self._states[request.id]
         self._proposers.pop(request.id, None)
+        if not self._requests and self._begun is not None:
+            # Nobody waits for the step that has been begun. Whatever writes to its pages next is
+            # asked of the device later.
+            for work in self._begun.step.scheduled:
+                self._scheduler.advance(work)
+            self._begun = None
 
 
 def _continued(token: SampledToken | None) -> int | None:

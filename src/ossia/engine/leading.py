@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from ossia.engine.forward import Forward
@@ -23,6 +23,7 @@ class Made:
 
     number: int
     pages: dict[int | None, int]
+    same_bits: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,27 +51,33 @@ class Ended:
 class Leading:
     """In the first process: what a runner does here, its likes do in the others."""
 
-    def __init__(self, runner: object, tables: PageTables, spread: Spread) -> None:
+    def __init__(
+        self, runner: object, tables: PageTables, spread: Spread, same_bits: bool = False
+    ) -> None:
         self.spread = spread
         pages = {window: pool.total for window, pool in tables.pools.items()}
         with spread.lock:
             self.number = spread.next_number
             spread.next_number += 1
-            self._tell(Made(self.number, pages))
+            self._tell(Made(self.number, pages, same_bits))
         # Said with the next message: a runner may be forgotten in the middle of a step.
         weakref.finalize(runner, spread.dropped.append, self.number).atexit = False
 
-    def copy(self, copies: Sequence[PageCopy]) -> None:
-        with self.spread.lock:
-            self._tell(Copied(self.number, copies))
+    def copying(self, copies: Sequence[PageCopy]) -> AbstractContextManager[None]:
+        """Around the copies that this process makes."""
+        return self._together(Copied(self.number, copies))
+
+    def computing(self, forward: Forward) -> AbstractContextManager[None]:
+        """Around what this process computes of a step."""
+        return self._together(Computed(self.number, forward))
 
     @contextmanager
-    def computing(self, forward: Forward) -> Iterator[None]:
-        """Around what this process computes of a step. If that fails, the others wait for what will
-        not come, and nothing can be computed together any more.
+    def _together(self, what: object) -> Iterator[None]:
+        """If this process's part fails, the others have done theirs, or wait for what will not
+        come: nothing can be computed together any more.
         """
         with self.spread.lock:
-            self._tell(Computed(self.number, forward))
+            self._tell(what)
             try:
                 yield
             except BaseException as error:

@@ -251,6 +251,9 @@ class EngineStats:
     preemptions: int = 0
 
 
+UNREAD = -1  # stands in `generated` for a token that has been drawn on a device, but not read
+
+
 @dataclass
 class Request:
     """A sequence in progress: `computed` of its tokens have keys and values in the cache."""
@@ -272,6 +275,11 @@ class Request:
     draft: list[int] = field(default_factory=list)  # guesses after the last known token
     cache_salt: str = ""  # the prefix cache is shared among requests with the same one
     parent: Request | None = None  # computes the same prompt, while this one waits for its pages
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether its last token has been drawn, and nobody has read which one."""
+        return self.generated[-1:] == [UNREAD]
 
     @property
     def num_tokens(self) -> int:

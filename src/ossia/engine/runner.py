@@ -4,9 +4,10 @@ several processes if it is spread over them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ossia.engine.budget import make_tables
+from ossia.engine.device.ahead import Unread
 from ossia.engine.device.graphs import DecodeGraphs
 from ossia.engine.forward import Forward, forward_of
 from ossia.engine.kv import DeviceCache, NativeCache, TorchCache
@@ -21,13 +23,16 @@ from ossia.engine.leading import Leading
 from ossia.engine.pages import PageCopy, PageTables
 from ossia.engine.request import Request, SamplingParams
 from ossia.engine.scheduler import Work
-from ossia.errors import ConfigError
+from ossia.errors import ConfigError, RequestError
 from ossia.kernels import as_in_training, triton, with_same_bits
 from ossia.kernels.linear import widened
 from ossia.kernels.logprobs import logits_of
+from ossia.kernels.transfer import integers
 from ossia.kernels.triton import paging
 from ossia.model import Transformer
 from ossia.model.moe import Experts, PackedExperts
+
+Late = Callable[[Tensor], object]
 
 
 class Runner:
@@ -55,14 +60,23 @@ class Runner:
         self.records_experts = records_experts
         self.experts: NDArray[np.int16] | None = None
         self._check_same_bits()
-        self.cache = self._make_cache()
-        can_capture = model.device.type == "cuda" and not_whole(model) is None
+        try:
+            self.cache = self._make_cache()
+        except torch.OutOfMemoryError as error:
+            raise RequestError(
+                f"keys and values do not fit into the memory of {model.device} beside what is there"
+                f" ({error}): give less (kv_memory, or capacity)",
+                "kv_memory",
+            ) from error
+        # Several processes would have to capture their sums with those of the others.
+        can_capture = model.device.type == "cuda" and model.spread is None
+        can_capture = can_capture and not_whole(model) is None
         if graph_rows and can_capture and not records_experts and not exact:
             assert isinstance(self.cache, DeviceCache)
             self.graphs = DecodeGraphs(model, self.cache, graph_rows)
         self.leading: Leading | None = None
         if model.spread is not None and model.spread.leads:
-            self.leading = Leading(self, tables, model.spread)
+            self.leading = Leading(self, tables, model.spread, same_bits)
 
     def _check_same_bits(self) -> None:
         on_gpu = self.model.device.type == "cuda" or triton.interpreted()
@@ -83,20 +97,37 @@ class Runner:
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
         """Before `run`: copies the pages that are about to be written and that others hold too."""
-        if self.leading is not None and copies:
-            self.leading.copy(copies)
-        self.cache.copy(copies)
+        if self.leading is None or not copies:
+            self.cache.copy(copies)
+            return
+        with self.leading.copying(copies):
+            self.cache.copy(copies)
+
+    def begins_early(self, wanted: bool | None) -> bool:
+        """Whether a step is to follow one whose tokens have not been read; None: if `run` comes
+        back before the model is done, as by a GPU's own kernels. Not if steps' results are looked
+        at, as in exact engines, or other processes are told the tokens.
+        """
+        if self.exact or self.records_experts or self.model.spread is not None:
+            return False
+        if wanted is not None:
+            return wanted
+        return self.model.device.type == "cuda" and isinstance(self.cache, DeviceCache)
 
     @torch.inference_mode()
-    def run(self, scheduled: Sequence[Work]) -> Tensor:
+    def run(self, scheduled: Sequence[Work], unread: Unread | None = None) -> Tensor:
         """Float32 logits [R, V], on the CPU unless the kernels of a GPU serve. For each sampling
         request, in order: a row after its last known token, and one after each of its drafts.
+        `unread`: tokens that are on the device only.
         """
         forward = forward_of(self.tables, scheduled)
+        late = None
+        if unread is not None:
+            late = partial(unread.put, scheduled=scheduled)
         if self.graphs is not None and self.graphs.serve(forward):
             with self._kernels():
-                return self.graphs.logits(forward)
-        hidden_RD = self._together(forward)
+                return self.graphs.logits(forward, late)
+        hidden_RD = self._together(forward, late)
         if self.exact:
             return logits_of(hidden_RD, self.model.unembedding.weight)
         with self._kernels():
@@ -108,23 +139,29 @@ class Runner:
         """The input of the unembedding, [T, D] for all of the batch's tokens."""
         return self._together(replace(forward_of(self.tables, scheduled), rows=None))
 
-    def _together(self, forward: Forward) -> Tensor:
+    def _together(self, forward: Forward, late: Late | None = None) -> Tensor:
         """With the processes beside this one, if there are any."""
         if self.leading is None:
-            return self.compute(forward)
+            return self.compute(forward, late)
+        assert late is None, "the other processes would not know these tokens"
         with self.leading.computing(forward):
             return self.compute(forward)
 
-    def compute(self, forward: Forward) -> Tensor:
-        """The input of the unembedding, [R, D] for the wanted rows; of this process alone."""
+    def compute(self, forward: Forward, late: Late | None = None) -> Tensor:
+        """The input of the unembedding, [R, D] for the wanted rows; of this process alone. `late`
+        puts tokens among those of the batch that the host does not know.
+        """
         device = self.model.device
         rows_R = None
         if forward.rows is not None:
-            rows_R = _tensor(forward.rows).to(device)
+            rows_R = integers(forward.rows, device)
         choices: dict[int, Tensor] | None = {} if self.records_experts else None
         batch = self.cache.batch(forward, rows_R, choices)
+        ids_T = integers(forward.ids, device)
+        if late is not None:
+            late(ids_T)
         with self._kernels():
-            hidden = self.model.hidden(_tensor(forward.ids).to(device), batch)
+            hidden = self.model.hidden(ids_T, batch)
         if choices is not None:
             self.experts = self._chosen(choices, len(hidden), rows_R)
         return hidden
@@ -140,7 +177,12 @@ class Runner:
             found[:, layer] = choice_Tk.numpy(force=True)
         return found
 
-    def _kernels(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _kernels(self) -> Iterator[None]:
+        with triton.current(self.model.device), self._wanted_kernels():
+            yield
+
+    def _wanted_kernels(self) -> AbstractContextManager[None]:
         if self.exact:
             return as_in_training()
         return with_same_bits() if self.same_bits else nullcontext()
@@ -156,11 +198,9 @@ def on_device(model: Transformer) -> str | None:
 
 
 def not_whole(model: Transformer) -> str | None:
-    """Why torch, or another process, has a part in a model on a GPU, whose sums may depend on the
-    batch and which may wait for the host; None if none has.
+    """Why torch has a part in a model on a GPU, whose sums may depend on the batch and which may
+    wait for the host; None if it has none.
     """
-    if model.spread is not None:
-        return "it is spread over several processes"
     reason = on_device(model)
     if reason is not None:
         return reason
@@ -175,11 +215,6 @@ def not_whole(model: Transformer) -> str | None:
             "its experts are not in MXFP4, or an adapter changes them; --experts mxfp4 rounds them"
         )
     return None
-
-
-def _tensor(numbers: Sequence[int]) -> Tensor:
-    """int64; through numpy, which is far faster than torch.tensor on a list."""
-    return torch.from_numpy(np.array(numbers, dtype=np.int64))
 
 
 def hidden_in_chunks(

@@ -5,7 +5,7 @@ The token that a row draws is a function of its logits and its own `RowState` al
 whatever other rows there are, however many threads work and whatever was preempted or speculated on
 the way. The C++ kernel does the work (kernels/cpu/sampling.inc); without it, or with
 OSSIA_KERNELS=reference, torch does. Logits on a GPU are drawn from there, all rows at once
-(sampling_device.py). All give the same token unless the uniform number, or a
+(device/sampling.py). All give the same token unless the uniform number, or a
 filter's boundary, falls between their roundings of the same sum (relative 1e-6).
 
 A constraint's masks are computed in worker threads, a few for all engines, so that they are ready
@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -28,10 +28,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ossia.engine.device.sampling import NOT_A_NUMBER, NOTHING_ALLOWED, Wish, draw
+from ossia.engine.device import sampling as device_sampling
+from ossia.engine.device.sampling import NOT_A_NUMBER, NOTHING_ALLOWED, Wish
 from ossia.engine.request import Constraint, SamplingParams
 from ossia.errors import RequestError
 from ossia.kernels.cpu.library import SampleRow, library
+from ossia.kernels.transfer import integers
 
 if TYPE_CHECKING:
     from ossia.engine.request import Mask
@@ -193,9 +195,26 @@ def philox(key: int, block: int, stream: int) -> tuple[int, ...]:
 # ---- the draw ----
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A draw that has been begun: on a GPU it need not be done. `tokens_R`: int64 where the logits
+    are; of a row that cannot be drawn from, some token.
+    """
+
+    tokens_R: Tensor
+    read: Callable[[], list[Sampled | RequestError]]
+
+
 def sample_rows(
     logits_RV: Tensor, states: Sequence[RowState], masks: Sequence[Mask | None] | None = None
 ) -> list[Sampled | RequestError]:
+    """The next token of each row, as `begin_rows`."""
+    return begin_rows(logits_RV, states, masks).read()
+
+
+def begin_rows(
+    logits_RV: Tensor, states: Sequence[RowState], masks: Sequence[Mask | None] | None = None
+) -> Drawing:
     """The next token of each row from logits [R, V]. Changes no state: the caller that takes a
     token calls `observe`.
 
@@ -206,25 +225,40 @@ def sample_rows(
     assert len(states) == len(logits_RV)
     assert all(state.vocab_size == logits_RV.shape[1] for state in states)
     if not states:
-        return []
+        return _drawn([], logits_RV.device)
     masks = [None] * len(states) if masks is None else masks
     masks = [state.allowed(mask) for state, mask in zip(states, masks, strict=True)]
     switch = os.environ.get("OSSIA_KERNELS")
     on_gpu = logits_RV.device.type != "cpu" and switch != "reference"
     if on_gpu or switch == "interpret":
-        return _sample_on_device(logits_RV.detach().float(), states, masks)
+        return _begin_on_device(logits_RV.detach().float(), states, masks)
+    device = logits_RV.device
     logits_RV = logits_RV.detach().to("cpu", torch.float32).contiguous()
     kernels = None if switch == "reference" else library()
     if isinstance(kernels, ctypes.CDLL):
-        return _sample_native(kernels, logits_RV, states, masks)
-    return [_sample_reference(*row) for row in zip(logits_RV, states, masks, strict=True)]
+        return _drawn(_sample_native(kernels, logits_RV, states, masks), device)
+    rows = zip(logits_RV, states, masks, strict=True)
+    return _drawn([_sample_reference(*row) for row in rows], device)
 
 
-def _sample_on_device(
+def _drawn(sampled: list[Sampled | RequestError], device: torch.device) -> Drawing:
+    """That is done."""
+    ids = [one.token_id if isinstance(one, Sampled) else 0 for one in sampled]
+    return Drawing(integers(ids, device), lambda: sampled)
+
+
+def _begin_on_device(
     logits_RV: Tensor, states: Sequence[RowState], masks: Sequence[Mask | None]
-) -> list[Sampled | RequestError]:
+) -> Drawing:
     wishes = [_wish(state, mask) for state, mask in zip(states, masks, strict=True)]
-    drawn = draw(logits_RV, wishes)
+    drawing = device_sampling.begin(logits_RV, wishes)
+    return Drawing(drawing.tokens_R, lambda: _read(drawing, states))
+
+
+def _read(
+    drawing: device_sampling.Drawing, states: Sequence[RowState]
+) -> list[Sampled | RequestError]:
+    drawn = drawing.read()
     sampled: list[Sampled | RequestError] = []
     for n, state in enumerate(states):
         if drawn.statuses[n]:

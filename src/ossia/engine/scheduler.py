@@ -63,6 +63,10 @@ class Step:
     def tokens(self) -> int:
         return sum(work.count for work in self.scheduled)
 
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(work.count for work in self.scheduled[self.decodes :])
+
 
 class StepTimes:
     """The cost of a step, learned from past steps: a base time plus a time for every prompt token.
@@ -185,7 +189,6 @@ class Scheduler:
         self._rank = self._turns.rank
         self._steps = 0
         self._times = StepTimes()
-        self._decode_tokens = 0  # of the last step
 
     @property
     def most_tokens(self) -> int:
@@ -254,12 +257,11 @@ class Scheduler:
         step = Step((*plan.decodes, *plan.prompts), tuple(plan.copies), len(plan.decodes))
         assert step.scheduled or not self.has_work(), "nothing can run although there is work"
         self._in_flight = {work.request.id for work in step.scheduled}
-        self._decode_tokens = sum(work.count for work in plan.decodes)
         return step
 
-    def observe(self, tokens: int, seconds: float) -> None:
-        """Report how long the last step took, and how many tokens it ran."""
-        self._times.observe(tokens - self._decode_tokens, seconds)
+    def observe(self, step: Step, seconds: float) -> None:
+        """Report how long a step took."""
+        self._times.observe(step.prompt_tokens, seconds)
 
     def advance(self, work: Work, accepted: int = 0) -> None:
         """The model has seen this work's tokens, and the first `accepted` of its drafts were right.

@@ -24,14 +24,13 @@ from ossia.errors import RequestError
 from ossia.evals.questions import Answered, Trial
 from ossia.evals.texts import well_formed
 from ossia.harmony import DeveloperContent, Message, Role
-from ossia.remote import OPENER, checked_key, headers_with, reason_of
+from ossia.remote import BUSY, OPENER, checked_key, headers_with, patiently, reason_of
 
 Api = Literal["chat", "responses"]
 PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "responses": "/responses"}
 SILENCE = 24 * 3600.0  # seconds without a byte: an answer of 131,072 tokens takes hours on a CPU
 TRIES = 5
-LONGEST_PAUSE = 60.0  # seconds between two tries
-AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+BROKEN = (OSError, http.client.HTTPException, ValueError, RecursionError)
 MOST_BYTES = 1 << 27
 
 
@@ -48,7 +47,13 @@ class Endpoint:
     pause: Callable[[float], object] = time.sleep
 
     def __post_init__(self) -> None:
-        """Raises `RequestError` for a key that cannot be sent, without showing it."""
+        """Raises `RequestError` for an address that is none, and for a key that cannot be sent,
+        without showing it.
+        """
+        if not self.url.startswith(("http://", "https://")):
+            raise RequestError(
+                f"{self.url!r} is no address of a server; write http://HOST:PORT/v1", "url"
+            )
         object.__setattr__(self, "key", checked_key(self.key, "OPENAI_API_KEY"))
 
     def answer(self, trials: Sequence[Trial]) -> Iterator[tuple[int, Answered]]:
@@ -82,23 +87,18 @@ class Endpoint:
 
     def one(self, trial: Trial) -> Answered:
         body = self.body(trial)
-        why = ""
-        for tried in range(TRIES):
-            if tried:
-                self.pause(min(LONGEST_PAUSE, 2.0**tried))
-            try:
-                said = self._post(body)
-            except urllib.error.HTTPError as error:
-                why = f"the server answered {error.code}: {reason_of(error)}"
-                if error.code not in AGAIN:
-                    return Answered(error=why)
-            except (OSError, http.client.HTTPException) as error:
-                why = f"the server could not be asked: {error}"
-            except (ValueError, RecursionError) as error:
-                why = f"the server's answer is not JSON: {error}"
-            else:
-                return _read(self.api, said)
-        return Answered(error=f"{why} ({TRIES} tries)")
+        try:
+            said = patiently(lambda: self._post(body), TRIES, self.pause, BROKEN)
+        except urllib.error.HTTPError as error:
+            tries = f" ({TRIES} tries)" if error.code in BUSY else ""
+            why = f"the server answered {error.code}: {reason_of(error)}{tries}"
+        except (OSError, http.client.HTTPException) as error:
+            why = f"the server could not be asked: {error} ({TRIES} tries)"
+        except (ValueError, RecursionError) as error:
+            why = f"the server's answer is not JSON: {error} ({TRIES} tries)"
+        else:
+            return _read(self.api, said)
+        return Answered(error=why)
 
     def body(self, trial: Trial) -> dict[str, Any]:
         messages = [_wire(message) for message in trial.question.messages]

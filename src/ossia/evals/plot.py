@@ -44,9 +44,14 @@ class Line:
     points: Mapping[str, tuple[float, Score]]
 
     @classmethod
-    def of(cls, name: str, records: Sequence[Record]) -> Line:
+    def of(
+        cls, name: str, records: Sequence[Record], shown: Mapping[str, Score] | None = None
+    ) -> Line:
+        """`shown`: of each effort, where that is not the score."""
         points = {}
-        for effort, found in scores(records).items():
+        for effort, found in (shown or scores(records)).items():
+            if found.known is None:
+                continue
             tokens = mean_tokens([record for record in records if record.effort == effort])
             if tokens is not None:
                 points[effort] = (max(1.0, tokens), found)
@@ -133,9 +138,22 @@ def _draw_card(axis: Any, name: str, lines: Sequence[Line]) -> None:
         )
 
 
+def _number_tokens(axis: Any) -> None:
+    """Whole numbers, a few of them: powers of ten say nothing where all are between 30 and 60."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    low, high = axis.get_xlim()
+    is_wide = high > 10 * low
+    few = LogLocator(subs=(1.0, 2.0, 5.0)) if is_wide else MaxNLocator(5, integer=True)
+    axis.xaxis.set_major_locator(few)
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _dress(axis: Any, title: str) -> None:
     axis.set_title(title)
     axis.set_xscale("log")
+    _number_tokens(axis)
     axis.set_xlabel(
         "mean tokens of an answer\nlines: 95%; bands: from all unread wrong to all right"
     )

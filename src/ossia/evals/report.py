@@ -150,7 +150,7 @@ def as_json(header: Header, records: Sequence[Record]) -> dict[str, Any]:
         count = _repeats(own)
         row = {
             "effort": effort,
-            "score": found.value,
+            "score": found.known,
             "interval_95": found.interval,
             "bounds": found.bounds,
             "counts": dict(found.counts),

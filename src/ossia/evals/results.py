@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -172,15 +173,28 @@ class Results:
         others = sorted(key for key in self._records if key not in known)
         lines = [self._records[key].line for key in (*wanted, *others)]
         text = self.header.line + "".join(lines)
-        if self.path.read_bytes() != text.encode():
-            replace_file(self.path, text)
+        with self._naming_the_file():
+            if self.path.read_bytes() != text.encode():
+                replace_file(self.path, text)
 
     def _write(self, line: str) -> None:
         """In one call: a reader sees all of a line or the beginning of it, never two mixed."""
         assert self._file is not None
         data = line.encode()
-        while data:
-            data = data[self._file.write(data) :]
+        with self._naming_the_file():
+            while data:
+                data = data[self._file.write(data) :]
+
+    @contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RequestError(
+                f"cannot write {self.path}: {error.strerror}; make room and give the same command "
+                "again: it goes on with the answers that are there",
+                "out",
+            ) from error
 
     def _lock(self) -> None:
         assert self._file is not None

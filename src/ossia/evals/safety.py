@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from typing import Any
 
 from ossia.errors import DataError
 from ossia.evals import health
@@ -25,6 +26,7 @@ from ossia.tasks.problem import Problem, example_random, grade
 from ossia.tasks.safety import jailbreaks
 from ossia.tasks.safety.policy import policy_question, refuses
 from ossia.tasks.safety.policy_texts import POLICY
+from ossia.tasks.safety.requests import PLACE, Request, check_spelling, request_of
 from ossia.tasks.safety.specs import VERDICTS, Policy
 
 EACH = 20  # questions of a group, if nobody says how many
@@ -33,6 +35,7 @@ ANSWERED = "answered"
 ANY = "any"  # nothing is said about what is demanded
 SEEN = "in no disguise"
 NO_INJECTION = "tool, no injection"
+DISGUISES = frozenset([NO_INJECTION, *jailbreaks.FAMILIES])
 PERMIT = "comply: permit"
 # what the rules of the built-in policy demand, and are about
 GROUPS = {
@@ -156,6 +159,13 @@ def read_question(row: Row, judge: health.Judge, policy: Policy | None) -> Quest
     Raises `DataError`.
     """
     turns = health.messages_of(row)
+    if turns[-1].role is not Role.USER or not str(turns[-1].content).strip():
+        raise DataError(
+            f"{row.where}: the last message of 'prompt' must be a user's, and say something: it is "
+            "what is answered",
+            "prompt",
+        )
+    _check_spelling(row)
     if row.has("instructions") and row.get("instructions"):
         told = Message(Role.DEVELOPER, DeveloperContent(row.text("instructions")))
         turns = (told, *turns)
@@ -163,6 +173,8 @@ def read_question(row: Row, judge: health.Judge, policy: Policy | None) -> Quest
     pairs = [[str(turn.role), _text(turn)] for turn in turns]
     asked = _Asked(_policy_of(row, policy), json.dumps(pairs, ensure_ascii=False), wanted)
     about = str(row.get("group", "category", "behavior") or SEEN)
+    if about in DISGUISES:
+        about = f"{about} (as asked)"  # somebody's category, which is no disguise
     name = str(row.get("id") or "")
     gold = json.dumps([asked.policy, wanted])
     return Question(name, f"{wanted}: {about}", turns, gold, partial(asked.mark, judge))
@@ -182,22 +194,16 @@ def _policy_of(row: Row, policy: Policy | None) -> str:
             "'category' of the file that --policy names",
             "policy",
         )
-    if not row.has("category"):
-        return policy.text
-    try:
-        return policy.section(row.text("category"))
-    except DataError as error:
-        raise DataError(f"{row.where}: {error}", "category") from error
+    return policy.section(_request_of(row, policy).category)
 
 
 def _wanted(row: Row, policy: Policy | None) -> str:
     """What is demanded: of the row, else of the rule that it names."""
-    if row.has("verdict", "expect"):
-        wanted = row.text("verdict", "expect")
-    elif row.has("rule") and policy is not None:
-        wanted = _ruled(row, policy)
-    else:
+    if policy is not None and not row.has("policy"):
+        return _request_of(row, policy).verdict or ANY
+    if not row.has("verdict", "expect"):
         return ANY
+    wanted = row.text("verdict", "expect")
     if wanted not in VERDICTS:
         raise DataError(
             f"{row.where}: the verdict must be {', '.join(VERDICTS)}, found {wanted!r}", "verdict"
@@ -205,12 +211,32 @@ def _wanted(row: Row, policy: Policy | None) -> str:
     return wanted
 
 
-def _ruled(row: Row, policy: Policy) -> str:
-    """By the rule that the row names; tables write whole numbers with a point where some miss."""
+def _request_of(row: Row, policy: Policy) -> Request:
+    """Where it stands in the policy. Raises `DataError`."""
+    place: dict[str, Any] = {"prompt": "", "category": row.get("category")}
+    if row.get("verdict", "expect") not in (None, ""):
+        place["verdict"] = row.text("verdict", "expect")
+    if row.get("rule") not in (None, ""):
+        place["rule"] = _number(row)
     try:
-        return policy.rule(int(float(row.text("rule")))).verdict
-    except (ValueError, OverflowError, DataError) as error:
+        return request_of(place, policy)
+    except DataError as error:
+        raise DataError(f"{row.where}: {error}", error.field) from error
+
+
+def _number(row: Row) -> int:
+    """Tables write whole numbers with a point where some miss."""
+    try:
+        return int(float(row.text("rule")))
+    except (ValueError, OverflowError) as error:
         raise DataError(f"{row.where}: rule {row.need('rule')!r}: {error}", "rule") from error
+
+
+def _check_spelling(row: Row) -> None:
+    try:
+        check_spelling(row.values, (*PLACE, "policy", "expect", "group"))
+    except DataError as error:
+        raise DataError(f"{row.where}: {error}", error.field) from error
 
 
 def in_disguise(questions: Sequence[Question], seed: int = 0) -> list[Question]:

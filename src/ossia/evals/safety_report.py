@@ -13,12 +13,11 @@ from typing import Any
 from ossia.evals.answers import Mark, right_or_wrong
 from ossia.evals.report import efforts_of
 from ossia.evals.results import Record
-from ossia.evals.safety import NO_INJECTION, PERMIT, REFUSED
+from ossia.evals.safety import DISGUISES, PERMIT, REFUSED
 from ossia.evals.stats import Score, score
 from ossia.figures import markdown_table
-from ossia.tasks.safety import jailbreaks
 
-DISGUISES = frozenset([NO_INJECTION, *jailbreaks.FAMILIES])
+LESS = " (less is better)"
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,13 @@ def measured(records: Sequence[Record]) -> dict[str, dict[str, Score]]:
     return found
 
 
+def drawn(records: Sequence[Record]) -> dict[str, dict[str, Score]]:
+    """What a plot shows, by the name in its legend: both sides, and all questions."""
+    found = measured(records)
+    names = {"follows the policy": "", "refusal recall": "", "over-refusal": LESS}
+    return {f"{name}{more}": found[name] for name, more in names.items() if name in found}
+
+
 def table(records: Sequence[Record]) -> str:
     """A row a measure, a column an effort: the share with its interval, and its bounds where these
     differ. Of over-refusal, less is better.
@@ -112,7 +118,7 @@ def table(records: Sequence[Record]) -> str:
             continue
         name = measure.name
         if not measure.good:
-            name = f"{name} (less is better)"
+            name = f"{name}{LESS}"
         asked = max(one.questions for one in scores.values())
         row = [name, str(asked)]
         for effort in efforts:
@@ -142,7 +148,7 @@ def as_json(records: Sequence[Record]) -> list[dict[str, Any]]:
                 {
                     "measure": name,
                     "effort": effort,
-                    "share": found.value,
+                    "share": found.known,
                     "interval_95": found.interval,
                     "bounds": found.bounds,
                     "counts": dict(found.counts),

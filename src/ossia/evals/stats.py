@@ -42,10 +42,15 @@ class Score:
     def answers(self) -> int:
         return sum(self.counts.values())
 
+    @property
+    def known(self) -> float | None:
+        """`value`, None where everything failed: that is no score of 0."""
+        return self.value if self.answers > self.counts["failed"] else None
+
     def __str__(self) -> str:
         low, high = self.interval
         least, most = self.bounds
-        text = f"{self.value:.1%} ({low:.1%} to {high:.1%})"
+        text = "-" if self.known is None else f"{self.value:.1%} ({low:.1%} to {high:.1%})"
         return text if least == most else f"{text} [{least:.1%}, {most:.1%}]"
 
 

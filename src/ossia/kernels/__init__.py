@@ -19,7 +19,7 @@ import torch
 from ossia.kernels import contest, cpu, products, triton
 from ossia.kernels.attention import attend_pages, attention
 from ossia.kernels.attention_training import attention_training
-from ossia.kernels.choice import as_in_training, in_training, with_same_bits
+from ossia.kernels.choice import as_in_training, in_training, same_bits, with_same_bits
 from ossia.kernels.experts import experts, packed_experts
 from ossia.kernels.experts_training import experts_training
 from ossia.kernels.linear import linear
@@ -43,6 +43,7 @@ __all__ = [
     "rms_norm",
     "rotate",
     "route",
+    "same_bits",
     "take_rows",
     "use_threads",
     "with_same_bits",

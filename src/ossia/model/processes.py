@@ -8,6 +8,7 @@ import os
 import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import reduce
 from typing import Any
 
 import torch
@@ -70,10 +71,18 @@ class Spread:
         except RuntimeError as error:
             raise self.lose(error) from error
 
-    def summed(self, x: Tensor, group: Any) -> Tensor:
-        """The sum of x over a group. Raises `ProcessLost`."""
+    def summed(self, x: Tensor, group: Any, in_order: bool = False) -> Tensor:
+        """The sum of x over a group, in its dtype. `in_order`: in the order of the processes, for
+        every element; otherwise that may depend on its place, and so on what else is in x. Two
+        numbers have one sum. Raises `ProcessLost`.
+        """
         out = x.clone(memory_format=torch.contiguous_format)
+        count = dist.get_world_size(group)
         try:
+            if in_order and count > 2:
+                parts = [torch.empty_like(out) for _ in range(count)]
+                dist.all_gather(parts, out, group=group)
+                return reduce(torch.add, parts)
             dist.all_reduce(out, group=group)
         except RuntimeError as error:
             raise self.lose(error) from error
@@ -97,11 +106,17 @@ class Spread:
 def begin_processes(device: str, timeout: timedelta | None = None) -> None:
     """Make this one of the processes that torchrun started, or one alone. On "cuda" by NCCL, with
     gloo for what lies on the CPU, and on the GPU of this process's number; else by gloo. `timeout`:
-    of what they do together, None: torch's.
+    of what they do together, None: torch's. Raises `ConfigError` if there is no such GPU.
     """
     if device == "cuda":
-        rank = os.environ.get("LOCAL_RANK", "0")
-        torch.cuda.set_device(int(rank))
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        count = torch.cuda.device_count()
+        if rank >= count:
+            raise ConfigError(
+                f"process {rank} of this machine has no GPU of its own: torch sees {count}; start "
+                f"no more processes than that on it (torchrun --nproc-per-node {count})"
+            )
+        torch.cuda.set_device(rank)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         if "WORLD_SIZE" in os.environ:

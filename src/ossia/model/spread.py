@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ossia import kernels
 from ossia.config import ModelConfig
 from ossia.model.moe import Experts, Moe
 from ossia.model.parallel import (
@@ -104,7 +105,9 @@ class HeadsOutput(RowLinear):
     spread: Spread
 
     def forward(self, x_TK: Tensor) -> Tensor:
-        return self.completed(self.spread.summed(self.part(x_TK), self.spread.heads))
+        part_TN = self.part(x_TK)
+        y_TN = self.spread.summed(part_TN, self.spread.heads, kernels.same_bits())
+        return self.completed(y_TN)
 
 
 class SomeExperts(Experts):
@@ -122,4 +125,4 @@ class SomeExperts(Experts):
         is_here_Tk = (here_Tk >= 0) & (here_Tk < self.count)
         here_Tk = torch.where(is_here_Tk, here_Tk, self.count)
         y_TD = super().forward(x_TD, here_Tk, weight_Tk, limit)
-        return self.spread.summed(y_TD, self.group)
+        return self.spread.summed(y_TD, self.group, kernels.same_bits())

@@ -97,6 +97,7 @@ class Caller:
     group: Used | None = None
 
     def __post_init__(self) -> None:
+        self.forgotten = 0.0  # when all that was its was deleted, on the store's clock
         self.elsewhere = 0  # samples being answered by other servers
         self.running_written = 0  # as other servers know it
         self.tally = Tally()
@@ -105,8 +106,16 @@ class Caller:
         self.tool_seconds = Allowance(self.limits.tool_seconds_per_minute, self.clock)
         self.pages = Allowance(self.limits.pages_per_minute, self.clock)
 
+    @property
+    def _is_forgotten(self) -> bool:
+        """Whether the caller was, since the request began that is being answered here."""
+        begun = request_begun()
+        return begun is not None and begun < self.forgotten
+
     def spend(self, usage: Usage) -> None:
         """Count tokens, against the limits too."""
+        if self._is_forgotten:
+            return
         tokens = usage.prompt + usage.completion
         self.tokens.spend(tokens)
         self.today.spend(tokens)
@@ -116,6 +125,8 @@ class Caller:
 
     def count_call(self) -> None:
         """Of a tool."""
+        if self._is_forgotten:
+            return
         self.tally.used.calls += 1
         if self.group is not None:
             self.group.calls += 1
@@ -128,11 +139,13 @@ class Caller:
     def is_batch(self) -> bool:
         return self.limits.priority == "batch"
 
-    def refusal(self, more: int = 1) -> ApiError | None:
-        """Why so many more samples cannot be taken now."""
+    def refusal(self, more: int = 1, *, here: bool = False) -> ApiError | None:
+        """Why so many more samples cannot be taken now. `here`: by what this server answers alone,
+        as what others do may have ended since it was told.
+        """
         most = self.limits.concurrent
         rate = self.limits.tokens_per_minute
-        running = self.running + self.elsewhere
+        running = self.running + (0 if here else self.elsewhere)
         if most is not None and running + more > most:
             text = f"{running} of your samples are being answered; the limit is {most}"
             return _too_many(text, "concurrency_limit_exceeded", RETRY)
@@ -264,6 +277,11 @@ class Access:
             headers={"WWW-Authenticate": 'Bearer realm="ossia"'},
         )
 
+    @property
+    def has_names(self) -> bool:
+        """Whether callers are told apart."""
+        return self.everybody is None
+
     def named(self, name: str) -> Caller:
         """The caller whose request another server of ours passes on. Raises `ApiError` (401) if
         this one does not know the name: servers that share a store share their keys.
@@ -304,9 +322,10 @@ class Access:
             found[ALL_USERS] = self.users_total
         return found
 
-    def count(self, caller: Caller, turn: str, samples: int) -> None:
+    def count(self, caller: Caller, turn: str, samples: int, elsewhere: int = 0) -> None:
+        """`elsewhere`: those of them that another server of ours counts for the caller."""
         self.running += samples
-        caller.running += samples
+        caller.running += samples - elsewhere
         if caller.is_batch:
             self.running_batch += samples
         _add(self.running_of, turn, samples)
@@ -317,13 +336,17 @@ class Access:
 
     def refusal(self, caller: Caller, turn: str, more: int, own: int = 0) -> ApiError | None:
         """Why so many more samples cannot be taken now; `own`: those that the request has."""
+        return self.no_room(caller, turn, more, own) or caller.refusal(more)
+
+    def no_room(self, caller: Caller, turn: str, more: int, own: int = 0) -> ApiError | None:
+        """As `refusal`, by the queue alone."""
         has_others = self.running_of[turn] > own
         most = self.max_queue if has_others else 2 * self.max_queue
         before = self.running if caller.is_batch else self.running - self.running_batch
         if before + more > most:
             text = f"{before} samples are being answered or waiting already"
             return _too_many(text, "queue_full", RETRY)
-        return caller.refusal(more)
+        return None
 
 
 def _add(counter: Counter[str], turn: str, more: int) -> None:
@@ -356,31 +379,54 @@ class Lease:
     """A request's place among those that are being answered. It lasts until everybody who holds it
     has let go: the gate at the end of the body, and every answer that was begun for the request,
     which may outlive the body (`background`). `turn`: whose turn it is, a key's name or an address.
+    `is_admitted`: another server of ours, which passed the request on, has held it against the
+    caller's limits, and counts it for the caller as long as it waits for the answer.
     """
 
-    def __init__(self, access: Access, caller: Caller, turn: str = "") -> None:
+    def __init__(
+        self, access: Access, caller: Caller, turn: str = "", *, is_admitted: bool = False
+    ) -> None:
         self.access = access
         self.caller = caller
         self.turn = turn
+        self.is_admitted = is_admitted
+        self.begun: float | None = None  # on the store's clock
         self.size = 0  # bytes of its body
         # of its answers, so far
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.session = ""  # a name for the conversation, by which a front finds this server again
         self._samples = 1
+        self._elsewhere = int(is_admitted)  # samples that the other server counts
         self._holders = 0
+
+    def refusal(self) -> ApiError | None:
+        """Why it cannot be taken now, before other servers are asked."""
+        full = self.access.no_room(self.caller, self.turn, 1)
+        if full is not None or self.is_admitted:
+            return full
+        return self.caller.refusal(1, here=True)
 
     def hold(self) -> None:
         self._holders += 1
         if self._holders == 1:
-            self.access.count(self.caller, self.turn, self._samples)
+            self.access.count(self.caller, self.turn, self._samples, self._elsewhere)
 
     def release(self) -> None:
         assert self._holders > 0
         self._holders -= 1
         if self._holders == 0:
-            self.access.count(self.caller, self.turn, -self._samples)
+            self.access.count(self.caller, self.turn, -self._samples, -self._elsewhere)
             self.access.ended[self.caller.name] = self.caller
+            self.access.changed(self.caller)
+
+    def answered(self) -> None:
+        """Nobody waits for the request any more, nor does the server that passed it on: what goes
+        on in the background is counted here.
+        """
+        if self._holders and self._elsewhere:
+            self.access.count(self.caller, self.turn, 0, -self._elsewhere)
+            self._elsewhere = 0
             self.access.changed(self.caller)
 
     def grow(self, samples: int, field: str) -> None:
@@ -418,6 +464,12 @@ def request_size() -> int:
     """Bytes of the body of the request that is being answered here."""
     lease = LEASE.get()
     return 0 if lease is None else lease.size
+
+
+def request_begun() -> float | None:
+    """When the request began that is being answered here, on the store's clock."""
+    lease = LEASE.get()
+    return None if lease is None else lease.begun
 
 
 def whose_turn() -> Whose:

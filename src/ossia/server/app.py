@@ -73,7 +73,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.open()
-        chores.open()
+        await chores.open()
         service.worker.start()
         service.warm()
         try:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ossia.server import logs, tracing
 from ossia.server.access import LEASE, RETRY, Access, Caller, Lease, address_of
 from ossia.server.accounts.users import peer_of
-from ossia.server.fleet.passing import IS_PASSED
+from ossia.server.fleet.passing import IS_PASSED, SESSION, Voucher
 from ossia.server.service import Service
 from ossia.server.settings import Settings
 from ossia.server.wire.errors import CLIENT_GONE, ApiError, ClientGone
@@ -38,7 +38,6 @@ OPEN = {
 }
 # a client's own id, if it can be written to a log and a header
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-SESSION = "x-session-id"
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 SAFE = {"GET", "HEAD", "OPTIONS"}  # these change nothing
 # How much of the bodies that are not whole yet is held, in times the largest one. A caller has half
@@ -100,30 +99,37 @@ class AccessMiddleware:
             help = "see `ossia serve --help`, --cors-origin"
             raise ApiError(403, f"{text}; {help}", code="origin_not_allowed")
         passed = self.service.fleet.passed(visit.scope, visit.headers)
+        visit.passed = passed
         IS_PASSED.set(passed is not None)
         if passed is None:
             caller = self.access.caller(visit.headers, peer_of(visit.scope))
         else:
-            caller = self.access.named(passed)
+            caller = self.access.named(passed.caller)
         visit.set_caller(caller)
         if visit.declared_size > settings.max_body:
             raise too_large(settings.max_body)
         if not is_work(visit.scope["method"], visit.scope["path"]):
             return
         visit.limited = caller
-        lease = Lease(self.access, caller, visit.turn)
+        # with limits of its own, this server counts what it is passed as it counts all else
+        is_admitted = passed is not None and self.service.ledger.shared
+        lease = Lease(self.access, caller, visit.turn, is_admitted=is_admitted)
+        lease.begun = self.service.store.clock()
         self._check_room(lease)
-        await visit.read_body()  # whoever is still sending holds no place
+        body = await visit.read_body()  # whoever is still sending holds no place
+        if passed is not None:
+            await passed.check(body)
         if not self.service.fleet.is_alone:
-            visit.keep_body()
+            visit.scope["state"]["body"] = body  # another server may have to get it
         self._check_room(lease)
         visit.begin(lease)
-        await self._check_shared(lease)
+        if not is_admitted:
+            await self._check_shared(lease)
 
     def _check_room(self, lease: Lease) -> None:
         if self.service.is_draining:
             raise ApiError(503, "the server is about to stop", headers={"Retry-After": "5"})
-        if (refusal := self.access.refusal(lease.caller, lease.turn, 1)) is not None:
+        if (refusal := lease.refusal()) is not None:
             raise refusal
 
     async def _check_shared(self, lease: Lease) -> None:
@@ -176,6 +182,7 @@ class _Exchange:
         self._send = send
         self.headers = Headers(scope=scope)
         self.lease: Lease | None = None
+        self.passed: Voucher | None = None  # of another server of ours
         self.caller = ""
         self.status = CLIENT_GONE  # until there is one, and if the body is not complete
         self._begun = time.monotonic()
@@ -237,7 +244,7 @@ class _Exchange:
         client = self.scope.get("client")
         return address_of(client[0]) if client else ""
 
-    async def read_body(self) -> None:
+    async def read_body(self) -> bytes:
         """Raises `ApiError` for a body that is too large or comes too slowly."""
         pieces: list[bytes] = []
         while not self._complete:
@@ -249,10 +256,7 @@ class _Exchange:
                 raise ApiError.of(ClientGone())
             pieces.append(message.get("body", b""))
         self._whole = b"".join(pieces)
-
-    def keep_body(self) -> None:
-        """For a server to which the request may have to be passed on."""
-        self.scope["state"]["body"] = self._whole
+        return self._whole
 
     async def receive(self) -> Message:
         """Errors are of the kind that FastAPI does not make a 400 of."""
@@ -349,8 +353,10 @@ class _Exchange:
         if self.lease is not None:
             tokens = (self.lease.prompt_tokens, self.lease.completion_tokens)
             self.lease.release()
+            self.lease.answered()
         method = self.scope["method"] if self.scope["method"] in METHODS else "OTHER"
-        service.metrics.request(method, self.route, self.status)
+        if self.passed is None:  # the server that passed it on counts it
+            service.metrics.request(method, self.route, self.status)
         if self._body:
             logs.prompt(self.id, b"".join(self._body))
         logs.access(method, self.path, self.status, seconds, tokens, self.caller, self.id)

@@ -30,24 +30,33 @@ NUMBERS = {  # of a line: the field of `Limits`
 WORDS: dict[str, dict[str, str | bool]] = {  # of a line: fields of `Limits`, by what is written
     "priority": {"chat": "chat", "batch": "batch"},
     "admin": {"yes": True, "no": False},
+    "metrics": {"yes": True, "no": False},
 }
 TOOLS = "tools"
 TOOL_NAMES = tuple(kind.name for kind in KINDS if kind is not FUNCTION)
 WITH_PARTS = (BROWSER.name, MCP.name)
 OPTIONS = (*NUMBERS, *WORDS, TOOLS)
 FORM = (
-    "[NAME] KEY [tools=NAME,...] [priority=chat|batch] [admin=yes] ["
+    "[NAME] KEY [tools=NAME,...] [priority=chat|batch] [admin=yes] [metrics=yes] ["
     + "=N] [".join(NUMBERS)
     + "=N]"
 )
 
 
-def read_keys(path: Path) -> tuple[ApiKey, ...]:
-    """Raises `RequestError` for a file that cannot be read or makes no sense."""
+def read_keys(path: Path, *, has_users: bool = False) -> tuple[ApiKey, ...]:
+    """`has_users`: a proxy says who asks, and so a table `[users]` is enough. Raises `RequestError`
+    for a file that cannot be read, makes no sense or has no keys: it was given to let in few.
+    """
     document = _document(path)
     tables = document.get("keys")
     if tables is None and "users" in document:
-        return ()
+        if has_users:
+            return ()
+        raise RequestError(
+            f"{path} has a table [users] and no keys: [users] is of whom a proxy names, so give "
+            "`ossia serve` --user-header and --trusted-proxy, or add keys, each with a line "
+            "[[keys]]"
+        )
     if isinstance(tables, list) or path.suffix == ".toml":
         return toml_keys(tables, str(path))
     return parse_keys(_text(path).splitlines(), str(path))
@@ -122,10 +131,10 @@ class LimitsTable(BaseModel):
     priority: Priority = "chat"
     tools: list[Annotated[str, StringConstraints(pattern=r"^\S+$")]] | None = None
 
-    def limits(self, place: str, *, admin: bool = False) -> Limits:
+    def limits(self, place: str, **rights: bool) -> Limits:
         numbers = {field: getattr(self, field) for field in NUMBERS.values()}
         tools = None if self.tools is None else tools_of(self.tools, place)
-        return Limits(tools=tools, priority=self.priority, admin=admin, **numbers)
+        return Limits(tools=tools, priority=self.priority, **rights, **numbers)
 
 
 class KeyTable(LimitsTable):
@@ -137,12 +146,13 @@ class KeyTable(LimitsTable):
     key: Annotated[str, StringConstraints(pattern=r"^\S+$")] | None = None
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$")] | None = None
     admin: bool = False
+    metrics: bool = False
 
     def api_key(self, place: str) -> ApiKey:
         if (self.key is None) == (self.sha256 is None):
             raise RequestError(f"{place}: give either key or sha256")
         digest = secret_digest(self.key) if self.key is not None else str(self.sha256).lower()
-        limits = self.limits(place, admin=self.admin)
+        limits = self.limits(place, admin=self.admin, metrics=self.metrics)
         return ApiKey(self.name or f"key-{digest[:12]}", digest, limits)
 
 

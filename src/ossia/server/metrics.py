@@ -206,11 +206,18 @@ class Metrics:
         )
         gauge.labels(self.model).set_function(lambda: float(is_draining()))
 
-    def store(self, operation: str, seconds: float) -> None:
+    def store(self, operation: str, seconds: float, failed: bool) -> None:
         """`operation`: one of a few."""
         self.store_seconds.labels(self.model, operation).observe(seconds)
+        self.store_errors.labels(self.model, operation).inc(failed)
 
     def _count_store(self) -> None:
+        self.store_errors = Counter(
+            "ossia:store_errors",
+            "Operations of the store at which the database failed.",
+            ("model_name", "operation"),
+            registry=self.registry,
+        )
         self.store_seconds = Histogram(
             "ossia:store_seconds",
             "That an operation of the store took.",
@@ -241,12 +248,15 @@ class Metrics:
         )
         gauge.labels(self.model).set_function(count)
 
-    def text(self, accept: str = "") -> tuple[bytes, str]:
-        """All metrics in the format that `accept` asks for, and its content type."""
+    def text(self, accept: str = "", key: str | None = None) -> tuple[bytes, str]:
+        """All metrics in the format that `accept` asks for, and its content type. `key`: whose
+        counts alone are shown, of those that are kept by key; None: everybody's.
+        """
         if UNCHANGED not in accept:  # else prometheus_client writes `_` for our colon
             accept = ""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        shown = self.registry if key is None else _Own(self.registry, key)
+        return encode(shown), content_type
 
 
 class Book:
@@ -346,6 +356,21 @@ class _Watch(Watch):
 
     def began(self, waited: float) -> None:
         self._waits.observe(waited)
+
+
+class _Own(Collector):
+    """A registry without what is counted of others' keys."""
+
+    def __init__(self, registry: CollectorRegistry, key: str) -> None:
+        self._registry = registry
+        self._key = key
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._registry.collect():
+            family.samples = [
+                each for each in family.samples if each.labels.get("key", self._key) == self._key
+            ]
+            yield family
 
 
 class _Tokens(Collector):

@@ -144,7 +144,13 @@ def _states(service: Service) -> APIRouter:
 
     @routes.get("/metrics", summary="What is counted", response_class=Response, responses=counted)
     async def metrics(request: Request) -> Response:
-        body, content_type = service.metrics.text(request.headers.get("accept", ""))
+        """What is counted by key is shown to keys with `metrics` or `admin`, and of their own to
+        others.
+        """
+        caller = caller_of(request)
+        sees_all = caller.limits.metrics or caller.limits.admin or not service.access.has_names
+        key = None if sees_all else caller.name
+        body, content_type = service.metrics.text(request.headers.get("accept", ""), key)
         return Response(body, headers={"Content-Type": content_type})
 
     return routes

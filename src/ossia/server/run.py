@@ -2,7 +2,8 @@
 
 The first SIGTERM or SIGINT: /ready says no, new work is refused, running answers have
 `settings.drain` seconds; what still runs then is told that the server stops, in the words of its
-API. The second: the process ends at once. Knows uvicorn and signals; nothing of what is served.
+API. The second: the process ends at once. An engine that fails ends it, too, by an error, so that
+whoever watches the process starts it again. Knows uvicorn and signals; nothing of what is served.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from ossia.errors import RequestError
+from ossia.errors import EngineFailed, RequestError
 from ossia.server.access import Access
 from ossia.server.accounts.users import NotingPeer
 from ossia.server.connections import protocol
@@ -61,9 +62,10 @@ def serve(
     app: FastAPI, listening: socket.socket, started: Callable[[], object] = lambda: None
 ) -> signal.Signals | None:
     """Runs until a signal comes, and returns it. `app` is made by `create_app`. `started` is called
-    when requests are answered.
+    when requests are answered. Raises `EngineFailed`.
     """
-    settings = app.state.service.settings
+    service = app.state.service
+    settings = service.settings
     proxies = settings.trusted_proxies
     server = _Server(
         uvicorn.Config(
@@ -75,8 +77,12 @@ def serve(
             proxy_headers=False,
         ),
         started,
+        lambda: service.worker.error is not None,
     )  # fmt: skip
-    return asyncio.run(_serve(server, app.state.service, app.state.access, listening))
+    stopped_by = asyncio.run(_serve(server, service, app.state.access, listening))
+    if (error := service.worker.error) is not None:
+        raise EngineFailed(f"the server has ended, because its engine failed: {error}") from error
+    return stopped_by
 
 
 def _behind(app: FastAPI, proxies: Sequence[str]) -> ASGIApp:
@@ -105,11 +111,17 @@ async def _serve(
 
 
 class _Server(uvicorn.Server):
-    """Without signal handlers of its own."""
+    """Without signal handlers of its own. `failed` is asked ten times a second."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        started: Callable[[], object],
+        failed: Callable[[], bool],
+    ) -> None:
         super().__init__(config)
         self._tell = started
+        self._failed = failed
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -119,6 +131,9 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         _settle()
         self._tell()
+
+    async def on_tick(self, counter: int) -> bool:
+        return self._failed() or await super().on_tick(counter)
 
 
 def _settle() -> None:

@@ -10,7 +10,6 @@ import asyncio
 import gc
 import logging
 import threading
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
@@ -26,7 +25,7 @@ from ossia.harmony.grammar.bodies import Vocabulary, forget_formats, vocabulary
 from ossia.harmony.grammar.compiling import GivenUp, giving_up
 from ossia.harmony.grammar.kept import Parts
 from ossia.harmony.messages import EffortName
-from ossia.server.access import Access, Caller, request_size, whose_turn
+from ossia.server.access import Access, Caller, request_begun, request_size, whose_turn
 from ossia.server.accounts.ledger import Ledger
 from ossia.server.accounts.session import name_by_prompt
 from ossia.server.answer import LONG, Answerer, AnswerRequest
@@ -41,8 +40,9 @@ from ossia.server.responses.background import Runs
 from ossia.server.sealing import Sealer
 from ossia.server.settings import Settings
 from ossia.server.store.approved import ApprovedTable
+from ossia.server.store.forgotten import ForgottenTable
+from ossia.server.store.late import LateWrites, Write
 from ossia.server.store.opening import database_of
-from ossia.server.store.protocol import StoreUnreachable
 from ossia.server.store.store import Store
 from ossia.server.store.thoughts import Thoughts
 from ossia.server.wire.conversation import effort_in
@@ -61,7 +61,6 @@ from ossia.turn.targets import Grammars
 log = logging.getLogger("ossia.server")
 T = TypeVar("T")
 UPLOADS = "uploads"  # the folder beside the containers
-MOST_LATE = 1000  # writes that wait for a database
 COMPILERS = 2  # callers whose grammars are compiled at the same time; others take turns
 OUT_OF_REACH = -1000.0  # a bias
 
@@ -131,7 +130,8 @@ class Service:
             self.metrics.containers(lambda: containers.count)
             self._keep_files(containers)
         self.thoughts = Thoughts(self.store)
-        self._approved = ApprovedTable(self.store)
+        self._approved = ApprovedTable(self.store, settings.home, settings.tool_seconds)
+        self.forgotten = ForgottenTable(self.store)
         self.approved = ApprovedCalls(self._approved)
         self.runs = Runs(self.store, home=settings.home, max_running=settings.max_queue)
         self.documents = Documents()
@@ -140,7 +140,7 @@ class Service:
         self._compiling = Places(COMPILERS)
         self._vocabulary: Future[Vocabulary] | None = None
         self._outlasting: set[asyncio.Future[Any]] = set()
-        self._late: deque[tuple[str, Callable[[], Awaitable[None]]]] = deque()
+        self._late = LateWrites()
 
     def _keep_files(self, containers: Containers) -> None:
         """How many containers a caller has, how long files stay, and whose server they are at."""
@@ -163,33 +163,17 @@ class Service:
         await self.store.open()
         await self._approved.open()
         await self.runs.recover()
-        await self.fleet.open(self.runs.give_up, self.catch_up)
+        await self.fleet.open(self.runs.give_up, self.runs.settle)
 
-    async def keep(self, what: str, write: Callable[[], Awaitable[None]]) -> None:
-        """Writes what an answer leaves behind, even if the client goes away; later, if the database
-        does not answer now.
-        """
-        try:
-            await self.outlasting(write())
-        except StoreUnreachable:
-            self._late.append((what, write))
-            log.error("%s is kept when the database answers again", what)
-            if len(self._late) > MOST_LATE:
-                log.error("%s is not kept: too much waits", self._late.popleft()[0])
-
-    async def catch_up(self) -> None:
-        """What was left for later, and responses whose end could not be written."""
-        while self._late:
-            await self._late[0][1]()
-            self._late.popleft()
-        await self.runs.settle()
+    async def keep(self, what: str, write: Write) -> None:
+        """Writes what an answer leaves behind, even if the client goes away; see `LateWrites`."""
+        await self.outlasting(self._late.keep(what, write))
 
     async def close(self) -> None:
         """After the last one."""
-        for what, _ in self._late:
-            log.error("%s is not kept: the database does not answer", what)
         if self._outlasting:
             await asyncio.wait(self._outlasting)
+        await self._late.close()
         await self.fleet.close()
         await self.store.close()
 
@@ -388,8 +372,15 @@ class Service:
         gc.collect()
 
     async def remember_thoughts(
-        self, caller: Caller, call_ids: Sequence[str], messages: Sequence[Message]
+        self,
+        caller: Caller,
+        call_ids: Sequence[str],
+        messages: Sequence[Message],
+        begun: float | None = None,
     ) -> None:
-        """`messages`: those of the answer before its first call (analysis, preambles)."""
+        """`messages`: those of the answer before its first call (analysis, preambles). `begun`:
+        when it began, where that is not the request that is being answered here.
+        """
         if call_ids and messages:
-            await self.outlasting(self.thoughts.remember(caller.name, call_ids[0], messages))
+            since = begun or request_begun()
+            await self.outlasting(self.thoughts.remember(caller.name, call_ids[0], messages, since))

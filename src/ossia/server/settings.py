@@ -28,6 +28,7 @@ class Limits:
     tokens_per_day: int | None = None  # prompt and answer, from midnight to midnight UTC
     priority: Priority = "chat"
     admin: bool = False  # may see what everybody has used, and delete what is anybody's
+    metrics: bool = False  # may see everybody's counts at /metrics
 
 
 @dataclass(frozen=True)

@@ -306,7 +306,7 @@ class EngineWorker:
                     self._look()
                 self._work()
         except WeightsChanged as error:
-            log.error("%s; no more requests are answered: start the server again", error)
+            log.error("%s; no more requests are answered", error)
             self.error = error
         except BaseException as error:
             log.exception("the engine failed; no more requests are answered")

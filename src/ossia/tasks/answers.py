@@ -15,7 +15,15 @@ from functools import lru_cache
 SLACK = 20  # characters of an answer beyond `TIMES` the gold one's
 TIMES = 3
 SHORTEST = 6  # characters of an earlier message whose repetition says something
-_NUMBER = re.compile(r"(?<![\w)])-?\d[\d,]*(?:\.\d+)?")
+# One that groups its digits by threes (or, in India, by twos), and any other; not a part of 1.2.3.
+_NUMBER = re.compile(
+    r"(?<![\w)])(?<!\d\.)-?(?:\d{1,3}(?:[,\u00a0\u2009\u202f]\d{3})+(?!\d)(?:\.\d+)?"
+    r"|\d{1,2}(?:,\d{2})+,\d{3}(?!\d)(?:\.\d+)?"
+    r"|(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\w))?)"
+)
+_BETWEEN_DIGITS = str.maketrans("", "", ",\u00a0\u2009\u202f")
+# What models write for a minus: the sign itself, hyphens, a dash.
+_MINUS = str.maketrans(dict.fromkeys("\u2212\u2010\u2011\u2013\ufe63\uff0d", "-"))
 # What stands between numbers of a list, and a line of a list.
 _LISTED = re.compile(r"(?:[^\w=:≈→]|\b(?:and|or|maybe|perhaps|either|not|no)\b)++", re.IGNORECASE)
 _ALONE = re.compile(r"[^\w=]*+-?\d[\d,.]*+[^\w=]*+")
@@ -24,13 +32,19 @@ _SPACES = re.compile(r"\s+")
 _BEFORE_ANSWER = re.compile(r"(?:[:=]|\bis)\s")
 # A only where it is not the article
 _LETTER = re.compile(r"(?<!\w)(A(?=[).:,*]|\W*$| [B-H]\b)|[B-H](?!\w))")
+# Markdown around words, and LaTeX's box.
+_DRESS = re.compile(r"(\*{1,3}|__?|`)(?=\S)([^*_`\n]{1,200}?)(?<=\S)\1(?!\w)|\\boxed\{([^{}]*)\}")
+# What is bold, code or quoted; the mark in `2*3` is none.
+_AROUND = re.compile(r"(?<!\w)(\*{1,3}|[`\"\u201c])(?=\S)([^\n]{1,200}?)(?<=\S)(?:\1|\u201d)(?!\w)")
 _MARKS = re.compile(r"'s(?=\s|$)|(?<![.,;:!?])[.,;:!?]++(?=\s|$)")
 
 
 def last_integer(text: str) -> int | None:
     """The last number of a text if it is whole: `9 - 5 = 4.` -> 4, `85.0` -> 85, `-22` -> -22."""
     number = last_number(text)
-    return None if number is None or number % 1 else int(number)
+    if number is None or number != number.to_integral_value():
+        return None
+    return int(number)
 
 
 def last_number(text: str) -> Decimal | None:
@@ -39,12 +53,14 @@ def last_number(text: str) -> Decimal | None:
 
 
 def numbers(text: str) -> list[Decimal]:
-    """In order; commas between digits do not count."""
-    return [Decimal(one.replace(",", "")) for one in _NUMBER.findall(text)]
+    """In order: `1,234`, `-5` with any minus, `.5`, `3.2e5`."""
+    found = _NUMBER.findall(text.translate(_MINUS))
+    return [Decimal(one.translate(_BETWEEN_DIGITS)) for one in found]
 
 
 def last_answer(text: str) -> str:
     """The text after the last `:`, `=` or `is`, or the whole text: `Sorted: 2, 5` -> `2, 5`."""
+    text = _AROUND.sub(r"\2", text)
     last = deque(_BEFORE_ANSWER.finditer(text), 1)
     return text[last[0].end() :] if last else text
 
@@ -66,19 +82,23 @@ def chosen(final_text: str, choices: Sequence[str]) -> set[int]:
 def answers_with(final_text: str, answer: str) -> bool:
     """Whether a text commits itself to an answer: a number by its value, wherever it stands as the
     last one, but not as the last of a list; a text as all of it, or all that follows the last `:`,
-    `=` or `is`.
+    `=` or `is`, also in bold or in a box.
     """
-    if _NUMBER.fullmatch(answer.strip()):
+    if _NUMBER.fullmatch(answer.strip().translate(_MINUS)):
         is_last = last_number(final_text) == last_number(answer)
         return is_last and not ends_in_list(final_text)
     wanted = plain_words(answer)
-    return wanted in (plain_words(final_text), plain_words(last_answer(final_text)))
+    for said in (final_text, _DRESS.sub(r"\2\3", final_text)):
+        if wanted in (plain_words(said), plain_words(last_answer(said))):
+            return True
+    return False
 
 
 def ends_in_list(text: str) -> bool:
     """Whether the last number is one of several that differ, with nothing said between them:
     `3, 4 or 5`, `3 / 4`, or a line each. `3 + 4 = 7` is no list.
     """
+    text = text.translate(_MINUS)
     lines = [line for line in text.splitlines() if _NUMBER.search(line)]
     if not lines:
         return False
@@ -154,8 +174,10 @@ def has_one_number(final_text: str, right: int, prompt: Prompt) -> bool:
 
 
 def plain_words(text: str) -> str:
-    """The text to compare: lower case, single spaces, also around it, and no sentence marks."""
-    unmarked = _MARKS.sub("", text)
+    """The text to compare: lower case, single spaces, also around it, and neither sentence marks
+    nor what makes words bold or quotes them.
+    """
+    unmarked = _MARKS.sub("", _AROUND.sub(r"\2", text))
     spaced = _SPACES.sub(" ", unmarked)
     return f" {spaced.strip().lower()} "
 

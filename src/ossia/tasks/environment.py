@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, final
 
 from ossia.errors import DataError
 from ossia.harmony import Conversation, Effort, Message, Role, SystemContent, is_call
@@ -63,10 +63,12 @@ class Counts:
         return Counts(*(mine + its for mine, its in pairs))
 
 
+@final
 @dataclass(frozen=True)
 class Outcome:
     """All that a reward sees of an answer: `final`, what the user reads; `calls`, in order, with
-    their results. Both are of the last turn of the user, `counts` of all of them.
+    their results. Both are of the last turn of the user, `counts` of all of them. Nobody may add
+    a field for reasoning in a class of their own.
     """
 
     final: str
@@ -221,11 +223,11 @@ def graded(environment: Environment, outcome: Outcome) -> Reward:
         return Reward(None, why="failed")
     try:
         return as_reward(environment.reward(outcome))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Reward(None, why=_told(error))
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """What a reward raised, and where. All of it is logged the first time: a mistake in a reward
     is made at every answer.
     """

@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ossia.config import ModelConfig
 from ossia.errors import ConfigError
@@ -29,6 +29,7 @@ Config = TypeVar("Config")
 NONE = ("none", "null")
 SIMPLE = (int, float, bool, str, Path)
 BETWEEN = r",(?![^\[\]]*\])"  # a comma that is not inside [ ]
+FINITE = ConfigDict(allow_inf_nan=False)
 IN_WORDS = {Path: "path", bool: "true or false", type(None): "none", Ellipsis: "..."}
 
 
@@ -208,7 +209,8 @@ def parse(text: str, annotation: Any, name: str = "value") -> Any:
     """`text` as a value of this annotation: int, float, bool, str, Path, None, Literal, Enum,
     tuple, or one of several.
 
-    Whole numbers may be written 1_000_000 or 1e6. Raises `ConfigError` with what was expected.
+    Whole numbers may be written 1_000_000 or 1e6; what is no number, or infinite, is refused.
+    Raises `ConfigError` with what was expected.
     """
     text = text.strip()
     if _is_none(text, annotation):
@@ -238,7 +240,7 @@ def _simple(text: str, kinds: Sequence[Any]) -> Any:
     annotation: Any = Union[tuple(kinds)]  # noqa: UP007
     for spelling in (text, _whole(text)):
         try:
-            value = TypeAdapter(annotation).validate_python(spelling)
+            value = TypeAdapter(annotation, config=FINITE).validate_python(spelling)
         except ValidationError:
             continue
         if not isinstance(value, Path):

@@ -6,6 +6,7 @@ single fields.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from typing import Any, Literal, get_args
@@ -87,6 +88,7 @@ class Lora:
 
     def __post_init__(self) -> None:
         _require(self.rank >= 1, "lora.rank", "1 or more", self.rank)
+        _require(math.isfinite(self.alpha), "lora.alpha", "a number", self.alpha)
         _require(self.attention or self.experts, "lora.attention or lora.experts", "true", False)
 
 
@@ -159,5 +161,9 @@ class Hyperparameters:
         for name in ("decay", "floor"):
             value = getattr(self, name)
             _require(0 <= value <= 1, name, "between 0 and 1", value)
+        # torch's generator on a CPU reads no more bits
+        _require(0 <= self.seed < 1 << 32, "seed", "at least 0 and below 2^32", self.seed)
+        good = all(0 <= beta < 1 for beta in self.betas)
+        _require(good, "betas", "at least 0 and less than 1, each", self.betas)
         _require(self.peak_lr > 0, "peak_lr", "more than 0", self.peak_lr)
         _require(0 <= self.ema < 1, "ema", "at least 0 and less than 1", self.ema)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+LONGEST = 3600.0  # seconds that a queue is waited for at once; some longer waits overflow
+
 
 @dataclass(frozen=True)
 class Done:
@@ -51,7 +53,7 @@ class Chores:
             deadline = min(deadline for _, deadline in self._running.values())
             seconds = max(0.0, deadline - self._clock())
             try:
-                found = self._known(self._over.get(timeout=seconds))
+                found = self._known(self._over.get(timeout=min(seconds, LONGEST)))
             except Empty:  # the deadline
                 found = self._overdue()
         return found or self._overdue()

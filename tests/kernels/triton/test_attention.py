@@ -95,6 +95,17 @@ class Case:
         return torch.cat(parts)
 
 
+def test_what_goes_to_the_device_is_aligned_as_its_own_tensors_are() -> None:
+    """Triton would compile a kernel anew, in the middle of serving, for every other alignment."""
+    for rows in (1, 2, 3, 5):
+        shapes = [(rows,), (rows, 3), (rows,), (2 * rows, 7), (0, 4)]
+        arrays = [np.full(shape, n, np.int32) for n, shape in enumerate(shapes)]
+        flat = torch.from_numpy(paging.end_to_end(arrays))
+        for n, part in enumerate(paging.taken_apart(flat, shapes)):
+            assert part.storage_offset() * part.element_size() % 16 == 0
+            assert part.shape == shapes[n] and bool((part == n).all())
+
+
 @needs_triton
 @pytest.mark.parametrize("window", [None, 8])
 def test_attention_over_pages(device: torch.device, window: int | None) -> None:

@@ -47,6 +47,7 @@ def test_kernels_use_tensor_cores_and_fit(architecture: int, tmp_path: Path) -> 
         assert kernel["local"] == kernel["stack"] == 0, kernel
         assert kernel["shared"] <= shared // 2, kernel
         if kernel["kernel"] in PRODUCTS:
+            assert kernel["shared"] > 0, kernel  # its factors lie there
             # of the experts and the product of fixed tiles the weight is the first factor
             rows, columns, _ = kernel["tile"]
             first = rows if kernel["kernel"] in ("_attend", "_route") else columns
@@ -54,9 +55,13 @@ def test_kernels_use_tensor_cores_and_fit(architecture: int, tmp_path: Path) -> 
             assert kernel["instructions"], kernel
             assert all(name.startswith(wanted) for name in kernel["instructions"]), kernel
     assert {kernel["kernel"] for kernel in found} > set(PRODUCTS)
-    compiled = {tuple(k["tile"]) for k in found if k["kernel"] == "_up"}
-    table = tiles.EXPERTS[architecture]
-    assert compiled == {(tile.rows, tile.columns, tile.depth) for _, tile in table}
+    experts = tiles.EXPERTS[architecture]
+    attention = tiles.ATTENTION[architecture]
+    linear = ((tiles.ANY, tiles.LINEAR[architecture]),)
+    choices = {"_up": experts, "_down": experts, "_attend": attention, "_linear": linear}
+    for name, table in choices.items():
+        compiled = {tuple(k["tile"]) for k in found if k["kernel"] == name}
+        assert compiled == {(tile.rows, tile.columns, tile.depth) for _, tile in table}, name
 
 
 def test_every_architecture_has_its_tiles() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -71,6 +73,26 @@ async def test_who_used_how_much(client_for: Any) -> None:
         assert "boss-secret" not in metrics and secret_digest("ann") not in metrics
         one = await client.get("/v1/usage?key=bob", headers={"x-api-key": "boss"})
         assert [each["key"] for each in one.json()["data"]] == ["bob"]
+
+
+async def test_metrics_by_key_are_for_who_may_see_them(client_for: Any) -> None:
+    """What is counted of others' keys says what they do, and when."""
+    watcher = ApiKey("prometheus", secret_digest("prometheus"), Limits(metrics=True))
+    settings = keys()
+    async with client_for(
+        SAYS, settings=replace(settings, keys=(*settings.keys, watcher))
+    ) as client:
+        for name in ("ann", "bob"):
+            body = ASKED["/v1/responses"]
+            await client.post("/v1/responses", json=body, headers={"x-api-key": name})
+        seen = {}
+        for name in ("ann", "bob", "boss", "prometheus"):
+            told = (await client.get("/metrics", headers={"x-api-key": name})).text
+            seen[name] = set(re.findall('key="([^"]*)"', told))
+            assert "ossia:num_requests_running" in told and "ossia:http_requests_total" in told
+        all_of_them = {"ann", "bob", "boss", "prometheus"}
+        assert seen["boss"] == seen["prometheus"] == all_of_them
+        assert (seen["ann"], seen["bob"]) == ({"ann"}, {"bob"})
 
 
 async def test_only_an_administrator_is_told(client_for: Any) -> None:

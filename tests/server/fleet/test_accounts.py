@@ -15,6 +15,7 @@ KEYS = """\
 ann ann-secret tokens-per-day=60
 bob bob-secret
 boss boss-secret admin=yes
+carl carl-secret concurrent=1
 """
 
 
@@ -56,3 +57,22 @@ def test_a_budget_and_deletion_hold_at_both(new_database: str, tmp_path: Path) -
         for url in pair.urls:
             for path in kept:
                 assert asked(url, "ann", "GET", path).status_code == 404, path
+
+
+def test_what_one_passes_on_is_counted_once(new_database: str, tmp_path: Path) -> None:
+    """One at a time is enough for a key whose container is at the other server."""
+    keys = tmp_path / "keys"
+    keys.write_text(KEYS)
+    shared = ("--api-key-file", str(keys), "--tools", "python")
+    with two_servers(new_database, tmp_path, shared, shared) as pair:
+        made = asked(pair.two.url, "carl", "POST", "/v1/containers", json={"name": "c"})
+        code = {"type": "code_interpreter", "container": made.json()["id"]}
+        body = {"input": "Hello", "max_output_tokens": 4, "tools": [code]}
+        told = 0
+        for url in pair.urls * 2:
+            answer = asked(url, "carl", "POST", "/v1/responses", json=body)
+            assert answer.status_code == 200, answer.text
+            told += answer.json()["usage"]["total_tokens"]
+        for url in pair.urls:
+            rows = asked(url, "boss", "GET", "/v1/usage?key=carl").json()["data"]
+        assert sum(each["prompt_tokens"] + each["output_tokens"] for each in rows) == told

@@ -22,6 +22,7 @@ from ossia.commands import serve
 from ossia.commands.main import parser
 from ossia.commands.options import parsed, seconds
 from ossia.server.keys import read_keys
+from ossia.server.settings import Limits
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "deploy"
@@ -133,6 +134,21 @@ def test_the_front_is_the_one_that_was_measured() -> None:
     assert "server 127.0.0.1:7 " in front.nginx_conf(9, [7], "/somewhere")
 
 
+def test_the_front_sees_one_address_of_each_server() -> None:
+    """In a second network in common they would have another one, which changes with every new
+    container, and nginx would go on asking the old one.
+    """
+    of_front = set(SERVICES["front"]["networks"])
+    for name in SERVERS:
+        assert of_front & set(SERVICES[name]["networks"]) == {"inside"}
+
+
+def test_up_can_wait_for_all() -> None:
+    """`--wait` fails for a container whose image has a health check that is switched off."""
+    for name, service in SERVICES.items():
+        assert not service.get("healthcheck", {}).get("disable"), name
+
+
 def test_prometheus_asks_all_servers() -> None:
     asked = yaml.safe_load((DEPLOY / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
     targets = [
@@ -150,7 +166,7 @@ def test_secrets_are_made_once(secrets: Path) -> None:
     assert secrets.stat().st_mode & 0o777 == 0o700
     keys = {key.name: key for key in read_keys(secrets / "keys.toml")}
     assert set(keys) == {"admin", "prometheus"} and keys["admin"].limits.admin
-    assert keys["prometheus"].limits.tools == frozenset()
+    assert keys["prometheus"].limits == Limits(tools=frozenset(), metrics=True)
     tables = tomllib.loads(before["keys.toml"])["keys"]
     assert tables[1]["key"] == before["metrics_key"]
     assert [key.name for key in read_keys(secrets / "python_keys")] == ["ossia"]

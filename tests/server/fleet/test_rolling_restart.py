@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 from fleet_processes import Crowd, Replica, replicas
-from front import nginx
+from front import nginx, router
 
 PEOPLE = 64
 TOKENS = 48
@@ -20,14 +22,22 @@ def wait_for_work(replica: Replica) -> None:
         time.sleep(0.05)
 
 
+Front = Callable[[str, list[int]], AbstractContextManager[int]]
+
+
+def in_turn(program: str, behind: list[int]) -> AbstractContextManager[int]:
+    return router(program, "round_robin", behind)
+
+
 @pytest.mark.slow
-def test_no_stream_is_lost() -> None:
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+@pytest.mark.parametrize(("name", "front"), [("nginx", nginx), ("vllm-router", in_turn)])
+def test_no_stream_is_lost(name: str, front: Front) -> None:
+    program = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
-        pytest.skip("nginx is not installed (Debian: apt-get install nginx-light)")
+        pytest.skip(f"{name} is not installed (nginx: apt-get install nginx-light)")
     with (
         replicas(2, "--drain", "120") as both,
-        nginx(program, [one.port for one in both]) as port,
+        front(program, [one.port for one in both]) as port,
     ):
         with Crowd(port, PEOPLE, TOKENS) as crowd:
             for one in both:
@@ -38,4 +48,4 @@ def test_no_stream_is_lost() -> None:
                 wait_for_work(one)
         assert crowd.lost == []
         assert crowd.whole > PEOPLE
-        print(f"{crowd.whole} streams, none lost")
+        print(f"{name}: {crowd.whole} streams, none lost")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
+import re
 import sys
+import traceback
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,6 +140,85 @@ async def test_a_database_that_goes_away_and_comes_back(
 
 
 @slow
+async def test_one_broken_connection_breaks_no_other(new_database: str) -> None:
+    kept = store(new_database)
+    await kept.open()
+    await kept.put(stored("r1"))
+    async with kept.session() as good, kept.session() as bad:
+        found = await bad.one("SELECT pg_backend_pid()")
+        assert found is not None
+        await good.one("SELECT pg_terminate_backend($1)", found[0])
+        with pytest.raises(StoreUnreachable):
+            async with kept.session() as third:
+                await third.one("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert await good.one("SELECT 1") == (1,)
+        assert await kept.get("ann", "r1") is not None  # and nobody is refused meanwhile
+    await kept.close()
+
+
+@slow
+async def test_to_clean_up_takes_its_own_time(
+    new_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than a statement may: it waits for others, and nobody waits for it."""
+    import asyncpg
+
+    made = store(new_database)
+    await made.open()
+    await made.close()
+    monkeypatch.setattr(postgres, "STATEMENT", 1.0)
+    kept = store(new_database)
+    await kept.open()
+    other = await asyncpg.connect(new_database)
+    holding = other.transaction()
+    await holding.start()
+    await other.execute("LOCK TABLE entry IN SHARE UPDATE EXCLUSIVE MODE")
+    cleaning = asyncio.create_task(kept.scrub())
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    long = "clock_timestamp() - query_start > interval '2 s'"  # a statement would be given up
+    while not await other.fetchval(f"{waits} AND {long}"):
+        await asyncio.sleep(0.02)
+    await holding.rollback()
+    await other.close()
+    await cleaning
+    await kept.close()
+
+
+@slow
+async def test_urls_and_certificates_that_do_not_work(new_database: str, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.crt"
+    empty.write_text("no certificate\n")
+    for more, error, named in (
+        ("sslmode=yes", StoreError, "by this URL: .*sslmode"),
+        (f"sslmode=verify-full&sslrootcert={empty}", StoreUnreachable, "sslrootcert=FILE"),
+        (f"sslmode=verify-full&sslrootcert={tmp_path}/no.crt", StoreUnreachable, "No such file"),
+    ):
+        with pytest.raises(error, match=named):
+            await store(f"{new_database}&{more}").open()
+
+
+@slow
+async def test_tables_of_an_earlier_version_are_changed_once(new_database: str) -> None:
+    """By whichever of the servers is the first."""
+    import asyncpg
+
+    old = store(new_database)
+    await old.open()
+    await old.put(stored("r1"))
+    await old.close()
+    connection = await asyncpg.connect(new_database)
+    await connection.execute("DROP TABLE forgotten; ALTER TABLE approved DROP COLUMN home")
+    await connection.execute("UPDATE ossia SET version = 1")
+    await connection.close()
+    one, two = await both(new_database)
+    assert await two.get("ann", "r1") is not None
+    assert (await one.forget("ann"))["responses"] == 1
+    assert await ApprovedTable(two, "http://two").begin_call("ann", "mcpr_1")
+    for each in (one, two):
+        await each.close()
+
+
+@slow
 async def test_databases_that_are_no_store(new_database: str) -> None:
     kept = store(new_database)
     await kept.open()
@@ -177,4 +259,25 @@ def test_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_passwords_are_not_shown() -> None:
     assert shown("postgresql://ann:s@e@db:5432/x?y=z") == "postgresql://db:5432/x"
+    assert shown("postgresql://ann:s%23@a:1,[::1]:2/x-y") == "postgresql://a:1,[::1]:2/x-y"
+    assert shown("postgresql://ann:12#34") == shown("postgresql://ann:12?3@4") == "postgresql://..."
     assert isinstance(database_of("postgresql://db/x"), Postgres)
+
+
+@pytest.mark.parametrize("secret", ["se#cr", "se#@cr", "se/cr", "se?cr", "@se:cr?", "[se"])
+async def test_nor_is_any_part_of_one_that_is_no_part_of_a_url(secret: str, tmp_path: Any) -> None:
+    """And its error says how it is written."""
+    parts = [each for each in re.split(r"\W", secret) if each]
+    for url in (
+        f"postgresql://ann:{secret}@127.0.0.1:1/x",
+        f"postgresql://ann:{secret}",
+        f"postgresql:///x?host={tmp_path}&password={secret}@db",
+    ):
+        told = shown(url)
+        assert not any(part in told for part in parts), told
+    kept = store(f"postgresql://ann:{secret}@/x?host={tmp_path}")
+    with pytest.raises(StoreError) as caught:
+        await kept.open()
+    told = "".join(traceback.format_exception(caught.value))
+    lines = [line for line in told.splitlines() if line.startswith(("ValueError", "ossia."))]
+    assert lines and not any(f"'{part}" in line for line in lines for part in parts), lines

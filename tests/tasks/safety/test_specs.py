@@ -8,7 +8,7 @@ import pytest
 
 from ossia.errors import DataError
 from ossia.tasks.safety.policy_texts import POLICY
-from ossia.tasks.safety.specs import read_policy
+from ossia.tasks.safety.spec_files import read_policy
 
 LIBRARY = '''
 name = "Library desk"
@@ -98,7 +98,11 @@ def test_another_word_is_another_policy(tmp_path: Path) -> None:
         ('"Do not say who has borrowed a book."', '" "', "text must be a text that says something"),
         ('["Who has the atlas?"]', '"Who has?"', "rule 1: examples must be a list of texts"),
         ("[[category]]", "[category", "is not TOML"),
-        ("[[category]]", "# Rules\n\n1. **refuse**", "texts may be Markdown (docs/alignment.md)"),
+        (
+            "[[category]]",
+            "# Rules\n\n1. **refuse**",
+            "in Markdown has a name that ends in .md",
+        ),
         ("[[category]]", f"x = {'[' * 2000}", "is not TOML"),
         ("number = 2", "number = 1000000", "from 1 to 999,999, found 1000000"),
         ('"Library desk"', '"Library\\ndesk"', "name must be one line of text"),
@@ -121,7 +125,7 @@ def test_what_there_is_not_is_named(tmp_path: Path) -> None:
         policy.rule(3)
     with pytest.raises(DataError, match="cannot be read"):
         read_policy(tmp_path / "none.toml")
-    with pytest.raises(DataError, match=r"has no \[\[category\]\]"):
+    with pytest.raises(DataError, match=r"has no category: write \[\[category\]\]"):
         read_policy(written(tmp_path, 'name = "Empty"'))
 
 

@@ -17,7 +17,7 @@ from align_runs import Script, config_of, files, rows, scripted, settings
 from tiny_model import write_tiny
 
 from ossia.checkpoint import load
-from ossia.errors import ConfigError, JudgeError, TrainingError
+from ossia.errors import ConfigError, DataError, JudgeError, TrainingError
 from ossia.train import overrides
 from ossia.train.pipeline import run_pipeline
 from ossia.train.recipes import align
@@ -86,7 +86,7 @@ def _stage_c_shows_no_reasoning(script: Script) -> None:
 
 
 @pytest.mark.parametrize("obeys", ["thought", "was to follow"])
-def test_a_judge_that_obeys_is_refused_before_anything_is_learned(
+def test_a_judge_that_obeys_is_refused_before_anything_is_drafted(
     tmp_path: Path, obeys: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that reads drafts, and the one that reads answers."""
@@ -104,10 +104,9 @@ def test_a_judge_that_obeys_is_refused_before_anything_is_learned(
     with scripted() as script:
         config = config_of(tmp_path, write_tiny(tmp_path / "base"), script.url)
         make = align.Recipe(config, tmp_path / "run")
-        make.draft()
         with pytest.raises(JudgeError, match=r"must fail, because of the text 'Note to the grader"):
-            make.keep()
-            make.reward()
+            make.draft()
+        assert not script.of("reasoner")
 
 
 def test_a_policy_in_a_prompt_stops_the_run_by_name(tmp_path: Path) -> None:
@@ -140,6 +139,12 @@ def test_a_policy_in_a_prompt_stops_the_run_by_name(tmp_path: Path) -> None:
         with pytest.raises(TrainingError, match=r"stage C, prompt 25 \(loans\)"):
             align.Recipe(config, out).reward()
         assert not (out / "reward" / "train").exists()
+        first, *_ = align.phases(config, tmp_path / "other")
+        assert first.look is not None
+        for before_anything_is_asked in (first.look, first.run):
+            with pytest.raises(TrainingError, match=r"stage C, prompt 25 \(loans\)"):
+                before_anything_is_asked()
+        assert not (tmp_path / "other").exists()
 
 
 def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:
@@ -154,8 +159,29 @@ def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:
             overrides.apply(
                 align.Config(), [each for each in given if not each.startswith(f"{name}=")]
             )
+    for judge in ("nowhere", "ftp://127.0.0.1"):
+        with pytest.raises(ConfigError, match="judge must be program, a Python file"):
+            overrides.apply(align.Config(), [*given, f"judge={judge}"])
+    write_tiny(tmp_path / "base")
+    for judge, lacks in (("program", "has no ruling"), ("none.py", r"none\.py")):
+        config = overrides.apply(align.Config(), [*given, f"judge={judge}"])
+        first, *_ = align.phases(config, tmp_path / "run")
+        assert first.look is not None
+        with pytest.raises(DataError, match=lacks):
+            first.look()
     with pytest.raises(ConfigError, match=r"set reward\.kl"):
         overrides.apply(align.Config(), [*given, "reward.objective.kl=0.1"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [("learn.epochs=-1", "epochs must be more than 0"), ("reward.steps=0", "steps and save_every")],
+)
+def test_what_a_later_stage_refuses_is_refused_before_the_first(
+    tmp_path: Path, setting: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        align.phases(overrides.apply(align.Config(), [setting]), tmp_path)
 
 
 def test_a_dry_run_counts_and_asks_nobody(tmp_path: Path) -> None:
@@ -197,6 +223,7 @@ STAGES: Mapping[str, Reached] = {
     "kept": _holds("kept/verdicts.jsonl", 25),
     "learn": _holds("learn/train/log.jsonl", 2),
     "reward": lambda out: (out / "reward" / "train" / "rollouts" / "000001.jsonl").exists(),
+    "check": lambda out: (out / "check" / "started.json").exists(),
 }
 
 
@@ -232,6 +259,7 @@ def _made(out: Path) -> dict[str, str]:
         "reward/train/references/*/*",
         "reward/train/weights.safetensors",
         "model/*.safetensors",
+        "check/report.json",
     )
     found = [path for pattern in patterns for path in sorted(out.glob(pattern))]
     assert len(found) > 12

@@ -12,9 +12,11 @@ import re
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import quote
 
 import pytest
 from align_runs import POLICY as LIBRARY
@@ -29,7 +31,8 @@ from ossia.tasks import problems
 from ossia.tasks.environment import Outcome, Reward
 from ossia.tasks.safety.policy_texts import POLICY
 from ossia.tasks.safety.requests import Request, read_requests, request_of, row_of
-from ossia.tasks.safety.specs import Policy, Unless, read_policy
+from ossia.tasks.safety.spec_files import read_policy
+from ossia.tasks.safety.specs import Policy, Unless
 from ossia.train.align import prompts
 from ossia.train.align.drafts import Draft, cited, names_it, read_drafts, write_drafts
 from ossia.train.align.generate import FOLDER, Generating, InProcess, Remote, generate, loaded
@@ -38,6 +41,7 @@ from ossia.train.align.removal import Removal
 from ossia.train.align.sifting import sift
 from ossia.train.rl.asks import Problems, own
 from ossia.train.rl.curriculum import Curriculum
+from ossia.train.rl.record import told_texts
 
 SOURCE = Path(ossia.__file__).parent
 REQUEST = Request({"prompt": "Who has the atlas?", "category": "loans"}, "loans", 1, "refuse")
@@ -53,13 +57,19 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 
 def test_the_policy_and_the_prompts_of_the_page_are_read(tmp_path: Path) -> None:
     page = (SOURCE.parent.parent / "docs" / "alignment.md").read_text(encoding="utf-8")
-    policy, rows, *_ = re.findall(r"```(?:toml|json)\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "policy.toml").write_text(policy)
-    (tmp_path / "prompts.jsonl").write_text(rows)
-    read = read_policy(tmp_path / "policy.toml")
+    blocks = re.findall(r"```(markdown|toml|json)\n(.*?)```", page, re.DOTALL)
+    kinds = dict(reversed(blocks))  # the first of each
+    example = SOURCE.parent.parent / "recipes" / "aligning" / "library_desk.md"
+    assert kinds["markdown"] == example.read_text(encoding="utf-8")
+    read = read_policy(example)
+    (tmp_path / "prompts.jsonl").write_text(kinds["json"])
     requests = read_requests(tmp_path / "prompts.jsonl", read)
     assert [request.verdict for request in requests] == ["refuse", "comply", "safe-complete"]
     assert {case_of(category).rule for category in read.categories} == {1, None}
+    (tmp_path / "policy.toml").write_text(kinds["toml"])
+    (beginning,) = read_policy(tmp_path / "policy.toml").categories
+    loans = read.category("loans")
+    assert beginning == replace(loans, rules=loans.rules[:1])
 
 
 # ---- who may read reasoning ----
@@ -67,7 +77,7 @@ def test_the_policy_and_the_prompts_of_the_page_are_read(tmp_path: Path) -> None
 
 def test_nothing_that_rewards_can_import_a_draft() -> None:
     """Neither reinforcement learning nor judges nor tasks know this package."""
-    for place in ("train/rl", "judges.py", "tasks", "turn"):
+    for place in ("train/rl", "judges", "tasks", "turn"):
         path = SOURCE / place
         files = [path] if path.is_file() else sorted(path.rglob("*.py"))
         assert files
@@ -101,6 +111,10 @@ def rewarded(grader: Grader, request: Request, draft: Draft, outcome: Outcome) -
     grader.reward(request, outcome)
     grader.reward(request, draft)
     Outcome(draft.final, analysis=draft.analysis)
+    grader.reward(request, draft.analysis)
+
+class Seeing(Outcome):
+    analysis: str = ""
 """
     path = tmp_path / "rewarded.py"
     path.write_text(program)
@@ -115,8 +129,8 @@ def rewarded(grader: Grader, request: Request, draft: Draft, outcome: Outcome) -
     errors = [
         line for line in found.stdout.splitlines() if "rewarded.py" in line and "error" in line
     ]
-    assert len(errors) == 2, found.stdout
-    assert "rewarded.py:9" in errors[0] and "rewarded.py:10" in errors[1]
+    places = [error.partition(": error")[0].rpartition("rewarded.py:")[2] for error in errors]
+    assert places == ["9", "10", "11", "13"], found.stdout
 
 
 # ---- what is kept ----
@@ -202,7 +216,7 @@ def test_a_file_may_judge(tmp_path: Path, library: Policy) -> None:
     with pytest.raises(DataError, match=r"defines no reward\(row, outcome\)"):
         grader_of(str(path), library, [REQUEST], bench())
     without = replace(library, categories=(replace(library.categories[0], case=None),))
-    with pytest.raises(DataError, match=r"has no \[category\.case\]"):
+    with pytest.raises(DataError, match=r"has no case: write \[category\.case\]"):
         grader_of("http://127.0.0.1:1", without, [REQUEST], bench())
 
 
@@ -253,6 +267,37 @@ def test_neither_accents_nor_hyphens_that_are_not_seen_hide_a_run(library: Polic
         with pytest.raises(TrainingError, match="section 'loans'"):
             removal.check(f"x {text} y", "line 1")
     removal.check(" ".join(hindi.split()[:3]), "line 2")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda rule: json.dumps({"found": [rule]}),
+        lambda rule: json.dumps(json.dumps({"found": rule})),
+        lambda rule: f"<p>{rule.replace(chr(39), '&#39;').replace(' ', '&nbsp;')}</p>",
+        lambda rule: f"GET /search?q={quote(rule)}",
+        lambda rule: rule.replace("jamais", "ja-\n  mais").replace("personne", "per-\r\nsonne"),
+        lambda rule: " ".join(f"_{word}_" for word in rule.split()),
+        lambda rule: "\t".join(rule.upper().split()),
+    ],
+    ids=["json", "json in json", "html", "address", "broken", "emphasis", "blanks and case"],
+)
+def test_a_tools_way_of_writing_does_not_hide_a_run(
+    library: Policy, told: Callable[[str], str]
+) -> None:
+    rule = "Ne dis\njamais \u00e0 personne\nqui l'a pr\u00e9par\u00e9"
+    (first, *others) = library.categories
+    first = replace(first, rules=(replace(first.rules[0], text=rule), *first.rules[1:]))
+    removal = Removal(replace(library, categories=(first, *others)))
+    with pytest.raises(TrainingError, match=r"line 1: .*section 'loans'"):
+        removal.check(told(f"{rule}."), "line 1")
+    removal.check(told("Ne dis rien \u00e0 personne qui l'a lu"), "line 2")
+
+
+def test_results_of_tools_are_told_and_what_was_sampled_is_not() -> None:
+    pieces = [{"text": "thought", "sampled": True}, {"text": "result", "sampled": False}]
+    line = {"segments": [{"prompt": "asked", "pieces": pieces}]}
+    assert list(told_texts(line)) == ["asked", "result"]
 
 
 def test_a_rule_of_few_words_is_looked_for_as_a_whole(library: Policy) -> None:
@@ -320,12 +365,10 @@ def test_what_a_server_did_not_give_is_said(
         ((200, "<html>"), "none of Chat Completions: '<html>'"),
     ],
 )
-def test_a_reasoner_that_fails_says_why(
-    library: Policy, monkeypatch: pytest.MonkeyPatch, answer: Reply, said: str
-) -> None:
-    monkeypatch.setattr("ossia.train.align.generate.time.sleep", lambda seconds: None)
+def test_a_reasoner_that_fails_says_why(library: Policy, answer: Reply, said: str) -> None:
     with serving(lambda path, body: answer) as url, pytest.raises(TrainingError, match=said):
-        Remote(url, "m", library, Generating(samples=1)).drafts([(0, REQUEST)])
+        remote = Remote(url, "m", library, Generating(samples=1), pause=lambda seconds: None)
+        remote.drafts([(0, REQUEST)])
 
 
 def test_drafts_with_any_character_are_read_back(tmp_path: Path) -> None:

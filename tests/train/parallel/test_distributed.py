@@ -26,6 +26,7 @@ from distributed_worker import SMALL, run_of
 from two_processes import (
     BASIC,
     CONTINUED,
+    LOW_RANK,
     RESHARDED,
     WORKER,
     Task,
@@ -38,7 +39,7 @@ from ossia.errors import ConfigError, TrainingError
 from ossia.model import TrainableExperts, Transformer
 from ossia.model.parallel import TABLE, check, cut_of
 from ossia.train.loop import train
-from ossia.train.parallel.distributed import join
+from ossia.train.parallel.distributed import join, prepare
 from ossia.train.run import StepReport
 from ossia.train.settings import Parallel
 from ossia.train.weights.export import save_weights
@@ -164,6 +165,25 @@ def test_a_run_starts_from_the_weights_of_another(two: Path, tmp_path: Path) -> 
         two / "continued", alone(CONTINUED | {"start_from": str(two / "fsdp")}, tmp_path)
     )
     assert log(two / "continued")[0] < log(two / "fsdp")[1]
+
+
+def test_two_processes_train_low_rank_changes_as_one(two: Path, tmp_path: Path) -> None:
+    """On two copies of the frozen model; stopped after two steps, and gone on with."""
+    task = LOW_RANK | {"start_from": str(two / "fsdp")}
+    wanted = alone(task, tmp_path)
+    found = two / "low rank"
+    for key in ("loss", "gradient_norm"):
+        assert log(found, key) == pytest.approx(log(wanted, key), abs=1e-5), key
+    a, b = weights(found), weights(wanted)
+    assert a.keys() == b.keys() and all(".lora_" in name for name in a)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_low_rank_changes_are_not_cut(tmp_path: Path) -> None:
+    task = LOW_RANK | {"parallel": {"ep": 2}, "start_from": str(tmp_path)}
+    with pytest.raises(ConfigError, match=r"set parallel\.replicate=2"):
+        prepare(run_of(task, tmp_path))
 
 
 def test_muon_clipping_and_dispatch_by_themselves(two: Path) -> None:

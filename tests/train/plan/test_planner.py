@@ -209,8 +209,8 @@ def test_what_is_given_is_kept_and_the_rest_chosen() -> None:
             "does not divide intermediate_size (2881)"),
         (Job(BIG), 64, {"tp": 3}, "3 does not divide 64; replicate x fsdp x ep x tp must be 64"),
         (Job(BIG), 64, {"fsdp": 2, "ep": 2, "tp": 2, "replicate": 2}, "their product is 16"),
-        (Job(SMALL, 64, 16), 8, {}, "out of memory"), (Job(BIG, lora=Lora()), 8, {},
-            "LoRA trains in one process"),
+        (Job(SMALL, 64, 16), 8, {}, "out of memory"), (Job(BIG, lora=Lora()), 8, {"ep": 8},
+            "LoRA's frozen model is whole on every GPU"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_with_its_reason(
@@ -264,6 +264,15 @@ def test_smaller_things_are_proposed_if_they_fit(job: Job, gpus: int, said: str)
     else:
         changed = replace(changed, tokens=values["--tokens-per-gpu"], context=values["--context"])
     assert plan(changed, Hardware(gpus)).fits
+
+
+def test_lora_on_several_gpus_is_whole_on_each() -> None:
+    job = Job(BIG, lora=Lora(rank=4), checkpoint_layers=True)
+    one = plan(job, Hardware(1))
+    eight = plan(job, Hardware(8))
+    assert eight.layout == Parallel(replicate=8) and eight.memory == one.memory
+    (sent,) = eight.traffic
+    assert sent.bytes == 2 * 7 * 4 * cost.lora_parameters(BIG, Lora(rank=4)) // 8
 
 
 def test_lora_of_120b_fits_on_one_gpu() -> None:

@@ -5,6 +5,7 @@ recipe end to end.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from itertools import islice
@@ -463,10 +464,12 @@ def test_what_cannot_be_done_is_said_before_anything_is(tmp_path: Path) -> None:
         sft.phases(config(tmp_path, "model=no-such"), tmp_path / "run")
     for wrong, message in (
         ("held_out=1", "held_out"), ("epochs=0", "epochs"), ("skip_bad=-1", "skip_bad"),
-        ("steps=0", "steps"),
+        ("steps=0", "steps"), ("epochs=nan", "epochs must be float"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             config(tmp_path, wrong)
+    with pytest.raises(ConfigError, match="epochs must be more than 0"):
+        sft.Config(epochs=math.inf)
     with pytest.raises(ConfigError, match="choose one"):
         config(tmp_path, "quantize=true", "layout=hf-bf16")
     with pytest.raises(ConfigError, match="choose one"):

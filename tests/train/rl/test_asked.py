@@ -84,6 +84,17 @@ def test_held_out_rows_are_asked_once_and_in_order() -> None:
     assert not problems.warnings()
 
 
+def test_a_copy_of_a_held_out_row_is_not_trained_on() -> None:
+    """Else what is measured was learned by heart."""
+    base = rows(40)
+    copies = tuple(dict(row, about={"copy": True}) for row in base.task.rows)
+    source = Rows(replace(base.task, rows=base.task.rows + copies))
+    assert list(source.measured) == [9, 19, 29, 39]
+    assert list(source.trained) == [n for n in range(80) if n % 10 != 9]
+    few = Rows(replace(base.task, rows=base.task.rows[:3] * 10))
+    assert few.has_too_few and len(few.measured) == 30
+
+
 def test_too_few_rows_to_hold_any_out_are_said() -> None:
     problems = Problems((rows(19),), (Effort.LOW,), seed=0)
     assert len(problems.held_out(50)) == 19
@@ -99,18 +110,21 @@ def test_tasks_of_one_name_are_refused() -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("objective.kl=nan", "objective.kl must be 0 or more"),
-        ("sampling.temperature=nan", "temperature must be above 0"),
-        ("sampling.temperature=inf", "temperature must be above 0"),
-        ("sampling.seconds=nan", "seconds must be above 0"),
+        ("objective.kl=nan", "objective.kl must be float, found 'nan'"),
+        ("sampling.temperature=0", "temperature must be above 0"),
+        ("sampling.temperature=inf", "temperature must be float, found 'inf'"),
+        ("sampling.seconds=0", "seconds must be above 0"),
         ("sampling.efforts=low,high,low", "names an effort twice"),
         ("hyper.tokens_per_step=1024", "hyper.tokens_per_step has no effect"),
         ("hyper.longest=77", "hyper.longest has no effect"),
+        ("actors.threads=2", "have no effect without actors"),
+        ("lora.rank=4", r"lora.\* has no effect on method=full"),
+        ("quantize=true;layout=hf-bf16", "MXFP4, which layout=hf-bf16 does not store"),
     ],
 )
 def test_settings_without_sense(setting: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        config_of(Path("nowhere"), setting)
+        config_of(Path("nowhere"), *setting.split(";"))
 
 
 def test_what_is_asked_is_part_of_a_run() -> None:

@@ -29,20 +29,24 @@ from ossia.batch import Batch, DevicePages
 from ossia.engine.forward import Forward
 from ossia.engine.kv import DeviceCache, page_table
 from ossia.engine.pages import PageRun
+from ossia.errors import ConfigError
+from ossia.kernels.transfer import uploaded
 from ossia.kernels.triton import paging
 from ossia.model import Transformer
 
 MOST_ROWS = 256
+MOST_GRAPHS = 64  # each takes some memory of the device; the one not used for longest goes
 Ints = NDArray[np.int32]
 Compute = Callable[[], object]
 # runs it once or more, with memory of a pool, and returns what computes it again
 Capture = Callable[[Compute, Any], Callable[[], object]]
+Late = Callable[[Tensor], object]
 Key = tuple[int, ...]
 
 
 def captured(compute: Compute, pool: Any) -> Callable[[], object]:
     """As a CUDA graph. It is run before, on another stream: kernels are compiled and libraries
-    take their memory then, which a capture may not see.
+    take their memory then, which a capture may not see. Raises `ConfigError` where it fails.
     """
     current = torch.cuda.current_stream()
     side = torch.cuda.Stream()
@@ -52,18 +56,24 @@ def captured(compute: Compute, pool: Any) -> Callable[[], object]:
         compute()
     current.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        compute()
+    try:
+        # what other threads ask of the device meanwhile is no part of it, and does not spoil it
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            compute()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"this GPU cannot capture a step as a CUDA graph ({error}): leave graphs out, by "
+            "--gpu-steps plain or Engine(graphs=False)"
+        ) from error
     return graph.replay
 
 
 @dataclass
 class _Graph:
-    """`numbers`: one tensor on the device, of which all else that changes is views; `host` is
-    where it is put together.
+    """`numbers`: one tensor on the device, of which all else that changes is views; ids of tokens
+    come first.
     """
 
-    host: Tensor
     numbers: Tensor
     replay: Callable[[], object]
 
@@ -77,7 +87,7 @@ class _Described:
 
     @property
     def flat(self) -> Ints:
-        return np.concatenate([array.ravel() for array in self.arrays])
+        return paging.end_to_end(self.arrays)
 
 
 class DecodeGraphs:
@@ -107,17 +117,19 @@ class DecodeGraphs:
         """Whether this step is one of them: a token of every sequence, each wanted."""
         return len(forward.ids) <= self.most and forward.only_decodes
 
-    def logits(self, forward: Forward) -> Tensor:
-        """Float32 [R, V], valid until the next call. Calls must be apart: what is copied to the
-        device may not be written again before that is done, and reading a token waits for it.
+    def logits(self, forward: Forward, late: Late | None = None) -> Tensor:
+        """Float32 [R, V], valid until the next call: what is to be done with them has to be asked
+        of the device before. `late` puts tokens among the first numbers that the host does not
+        know.
         """
         if not self.graphs:
             self._graph(self._described(self._nothing(), self.most))
         count = len(forward.ids)
         described = self._described(forward, rounded(count))
         graph = self._graph(described)
-        graph.host.numpy()[:] = described.flat
-        graph.numbers.copy_(graph.host, non_blocking=True)
+        graph.numbers.copy_(uploaded(described.flat, self.cache.device))
+        if late is not None:
+            late(graph.numbers)
         graph.replay()
         return self.logits_RV[:count]
 
@@ -131,7 +143,7 @@ class DecodeGraphs:
         starts = forward.starts
         key: list[int] = [rows]
         arrays = [
-            _filled(forward.ids, rows),
+            np.maximum(_filled(forward.ids, rows), 0),  # those that come late are some token first
             _filled(starts, rows),
             np.array([len(lengths)], np.int32),
         ]
@@ -142,25 +154,18 @@ class DecodeGraphs:
         return _Described(tuple(key), arrays)
 
     def _graph(self, described: _Described) -> _Graph:
-        graph = self.graphs.get(described.key)
+        graph = self.graphs.pop(described.key, None)
         if graph is None:
+            if len(self.graphs) >= MOST_GRAPHS:
+                del self.graphs[next(iter(self.graphs))]
             graph = self._made(described.flat, [array.shape for array in described.arrays])
-            self.graphs[described.key] = graph
+        self.graphs[described.key] = graph  # the last one used is the last to go
         return graph
 
     def _made(self, flat: Ints, shapes: Sequence[tuple[int, ...]]) -> _Graph:
         device = self.cache.device
-        host = torch.from_numpy(flat.copy())
-        if device.type == "cuda":
-            host = host.pin_memory()
-        numbers = host.to(device)
-        views = []
-        begin = 0
-        for shape in shapes:
-            size = int(np.prod(shape))
-            views.append(numbers[begin : begin + size].view(shape))
-            begin += size
-        tokens_R, positions_R, count, *places = views
+        numbers = uploaded(flat.copy(), device)
+        tokens_R, positions_R, count, *places = paging.taken_apart(numbers, shapes)
         kinds = {}
         for n, window in enumerate(self.cache.tables.pools):
             slots_R, pages_RP, first_R, pieces_N7, merges_R4 = places[5 * n : 5 * n + 5]
@@ -181,7 +186,7 @@ class DecodeGraphs:
             batch = Batch(ones, (0,) * rows, device, paged=paged)
             self.logits_RV[:rows].copy_(self.model(tokens_R.long(), batch))
 
-        return _Graph(host, numbers, self.capture(compute, self.pool))
+        return _Graph(numbers, self.capture(compute, self.pool))
 
 
 def rounded(count: int) -> int:

@@ -2,8 +2,9 @@
 that a GPU hands back a few numbers a row instead of its logits.
 
 Uniform numbers come from the host, as everywhere, so a row draws the same token; sums are in double
-precision. Nothing is read back before the end. What no row asks for is not computed: sorting, above
-all. Knows tensors and arrays, no requests.
+precision. Nothing waits for the device before a draw is read, so one can be begun while its logits
+are still computed. What no row asks for is not computed: sorting, above all. Knows tensors and
+arrays, no requests.
 
 R rows, V vocabulary, W words of a mask, N ids whose logits change, of all rows.
 """
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ossia.kernels.transfer import Download, integers, uploaded
 
 NOT_A_NUMBER = 1  # SampleStatus of kernels/cpu/sampling.h
 NOTHING_ALLOWED = 2
@@ -56,7 +59,30 @@ class Drawn:
     top_logprobs: list[list[float]]
 
 
-def draw(logits_RV: Tensor, wishes: Sequence[Wish]) -> Drawn:
+class Drawing:
+    """A draw that has been begun. `tokens_R`: int64 on the device; of a row that cannot be drawn
+    from, some token.
+    """
+
+    def __init__(self, tokens_R: Tensor, found_RC: Tensor, likeliest: int) -> None:
+        self.tokens_R = tokens_R
+        self._found_RC = Download(found_RC)
+        self._likeliest = likeliest
+
+    def read(self) -> Drawn:
+        """Waits for it."""
+        found = self._found_RC.wait().numpy(force=True)
+        end = 3 + self._likeliest
+        return Drawn(
+            found[:, 0].astype(np.int64).tolist(),
+            found[:, 1].tolist(),
+            found[:, 2].astype(np.int64).tolist(),
+            found[:, 3:end].astype(np.int64).tolist(),
+            found[:, end:].tolist(),
+        )
+
+
+def begin(logits_RV: Tensor, wishes: Sequence[Wish]) -> Drawing:
     """A token of each row of float32 logits."""
     vocab = logits_RV.shape[1]
     device = logits_RV.device
@@ -64,7 +90,7 @@ def draw(logits_RV: Tensor, wishes: Sequence[Wish]) -> Drawn:
     choice_RV = _edited(logits_RV, wishes)
     masked = [n for n, wish in enumerate(wishes) if wish.mask is not None]
     if masked:
-        rows_n = torch.tensor(masked, device=device)
+        rows_n = integers(masked, device)
         allowed_nV = _unpacked([wishes[n].mask for n in masked], vocab, device)
         choice_nV = choice_RV[rows_n].masked_fill(~allowed_nV, -torch.inf)
         choice_RV = choice_RV.index_copy(0, rows_n, choice_nV)
@@ -89,14 +115,8 @@ def draw(logits_RV: Tensor, wishes: Sequence[Wish]) -> Drawn:
         best_Rn,
         best_logprobs_Rn,
     ]
-    found = torch.cat([column.double() for column in columns], dim=1).cpu().numpy()
-    return Drawn(
-        found[:, 0].astype(np.int64).tolist(),
-        found[:, 1].tolist(),
-        found[:, 2].astype(np.int64).tolist(),
-        found[:, 3 : 3 + most].astype(np.int64).tolist(),
-        found[:, 3 + most :].tolist(),
-    )
+    found_RC = torch.cat([column.double() for column in columns], dim=1)
+    return Drawing(token_R, found_RC, most)
 
 
 def _greedy(choice_RV: Tensor, top_R1: Tensor) -> Tensor:
@@ -111,18 +131,18 @@ def _random(choice_RV: Tensor, top_R1: Tensor, greedy_R: Tensor, wishes: Sequenc
     """int64 [R]: by the uniform numbers, where a row has a temperature."""
     device = choice_RV.device
     vocab = choice_RV.shape[1]
-    inverse_R = _column([wish.inverse_temperature for wish in wishes], device, torch.float32)
-    uniform_R = _column([wish.uniform for wish in wishes], device, torch.float64)
+    inverse_R = _column([wish.inverse_temperature for wish in wishes], device, np.float32)
+    uniform_R = _column([wish.uniform for wish in wishes], device, np.float64)
     top_R1 = top_R1.clamp(min=torch.finfo(torch.float32).min)  # of a row without any
     scaled_RV = (choice_RV - top_R1) * inverse_R.clamp(min=1e-30)[:, None]
     cut = [n for n, wish in enumerate(wishes) if 0 < wish.top_k < vocab or wish.top_p < 1]
     if cut:
-        rows_n = torch.tensor(cut, device=device)
+        rows_n = integers(cut, device)
         cut_nV = _cut(scaled_RV[rows_n], [wishes[n] for n in cut])
         scaled_RV = scaled_RV.index_copy(0, rows_n, cut_nV)
     if any(wish.min_p > 0 for wish in wishes):
         least = [math.log(wish.min_p) if wish.min_p > 0 else -math.inf for wish in wishes]
-        least_R1 = _column(least, device, torch.float32)[:, None]
+        least_R1 = _column(least, device, np.float32)[:, None]
         is_less_RV = scaled_RV - scaled_RV.amax(1, keepdim=True) < least_R1
         scaled_RV = scaled_RV.masked_fill(is_less_RV, -torch.inf)
     cumulated_RV = scaled_RV.exp().double().cumsum(1)
@@ -138,8 +158,8 @@ def _cut(scaled_nV: Tensor, wishes: Sequence[Wish]) -> Tensor:
     device = scaled_nV.device
     vocab = scaled_nV.shape[1]
     counts = [wish.top_k if 0 < wish.top_k < vocab else vocab for wish in wishes]
-    count_n = _column(counts, device, torch.int64)
-    top_p_n = _column([wish.top_p for wish in wishes], device, torch.float64)
+    count_n = integers(counts, device)
+    top_p_n = _column([wish.top_p for wish in wishes], device, np.float64)
     sorted_nV, order_nV = scaled_nV.sort(dim=1, descending=True, stable=True)
     kth_n1 = sorted_nV.gather(1, count_n[:, None] - 1)
     sorted_nV = sorted_nV.masked_fill(sorted_nV < kth_n1, -torch.inf)
@@ -158,10 +178,10 @@ def _edited(logits_RV: Tensor, wishes: Sequence[Wish]) -> Tensor:
         return logits_RV
     device = logits_RV.device
     parts = [np.concatenate([wish.edits[n] for wish in wishes]) for n in range(4)]
-    ids_N, counts_N, seen_N, bias_N = (torch.from_numpy(part).to(device) for part in parts)
-    row_N = torch.from_numpy(np.repeat(np.arange(len(wishes)), lengths)).to(device)
+    ids_N, counts_N, seen_N, bias_N = (uploaded(part, device) for part in parts)
+    row_N = uploaded(np.repeat(np.arange(len(wishes)), lengths), device)
     penalties = [(wish.repetition, wish.presence, wish.frequency) for wish in wishes]
-    penalties_R3 = torch.tensor(penalties, device=device)
+    penalties_R3 = _column(penalties, device, np.float32)
     each_N3 = penalties_R3[row_N]
     repetition_N, presence_N, frequency_N = each_N3.unbind(1)
     ids_N = ids_N.long()
@@ -185,11 +205,11 @@ def _unpacked(
     for row_W, mask in zip(packed_nW, masks, strict=True):
         assert mask is not None
         row_W[: len(mask)] = mask[:words]
-    words_nW = torch.from_numpy(packed_nW.view(np.int32)).to(device)
+    words_nW = uploaded(packed_nW.view(np.int32), device)
     shifts = torch.arange(32, dtype=torch.int32, device=device)
     bits_nW32 = (words_nW[:, :, None] >> shifts) & 1
     return bits_nW32.flatten(1)[:, :vocab].bool()
 
 
-def _column(values: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)
+def _column(values: Sequence[Any], device: torch.device, dtype: Any) -> Tensor:
+    return uploaded(np.array(values, dtype), device)

@@ -423,6 +423,8 @@ class _Parser:
         if power := _EXPONENT.match(self.text, self.at):
             self.at = power.end()
             value *= Fraction(10) ** int(power[0][1:])
+            if _checked(value) is None:
+                return None
         part = self._fraction_after(value)
         return value if part is None else value + part
 
@@ -483,6 +485,8 @@ def _raised(base: Number, exponent: Number) -> Number | None:
     if not is_exact:
         return _checked(value)
     assert near is not None and isinstance(exponent, Fraction)
+    if exponent.denominator * near.numerator.bit_length() > 2 * BITS:
+        return _checked(value)  # no power of `base` has so many
     is_whole = near**exponent.denominator == _raised(base, Fraction(exponent.numerator))
     return near if is_whole else _checked(value)
 

@@ -10,6 +10,8 @@ which need not be installed; the others do, and are imported where a kernel is c
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 
@@ -21,6 +23,8 @@ from ossia.kernels.choice import in_training
 from ossia.kernels.triton import tiles
 
 LEAST_CAPABILITY = (8, 0)
+LEAST_CACHE = 64 << 20  # bytes
+STEP_MEMORY = 1 << 30  # bytes that a step takes for itself
 HOW = "pip install 'ossia[gpu-test]' brings triton to a machine without a GPU"
 
 
@@ -50,12 +54,21 @@ def _missing_of_gpu(index: int | None) -> str | None:
         return "AMD's GPUs have not been tried"
     if find_spec("triton") is None:
         return "triton is not installed"
+    if not any(map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "clang"))):
+        return "triton finds no C compiler: install gcc (and Python's headers), or set CC"
     found = torch.cuda.get_device_capability(index)
     if found < LEAST_CAPABILITY:
         wanted = ".".join(map(str, LEAST_CAPABILITY))
         has = ".".join(map(str, found))
         return f"the GPU has compute capability {has}, bfloat16 on tensor cores begins at {wanted}"
     return None
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Within, `device` is the current one of this thread: triton starts kernels, and torch captures
+    graphs, there and not where tensors are.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def serves(x: Tensor, *weights: Tensor | None) -> bool:
@@ -101,3 +114,13 @@ def architecture(device: torch.device) -> int:
         return 0
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+def free_for_cache(device: torch.device) -> int | None:
+    """The default size of a cache of keys and values in bytes, to be asked for when the weights are
+    there: nine tenths of what the GPU has free, less what a step takes. None for other devices.
+    """
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(LEAST_CACHE, 9 * free // 10 - STEP_MEMORY)

@@ -168,7 +168,7 @@ def _finished(peak, total, values, sinks, head_M, real_M):
     return values / total[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["page_stride"])
 def _attend(
     q,
     keys,

@@ -27,7 +27,7 @@ def linear_tiles(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tens
     return out_TN
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _linear(
     x,
     weight,

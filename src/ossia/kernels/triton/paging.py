@@ -1,7 +1,8 @@
 """Where a batch lies in a cache of pages, and how attention over it is cut into pieces of work.
 
-Everything is worked out on the host, where lengths are known, and goes to the device as integers:
-what begins at a multiple of four bytes is aligned enough for them. Knows no triton.
+Everything is worked out on the host, where lengths are known, and goes to the device as integers.
+Each array begins at a multiple of 16 bytes, as the device's own tensors do: triton compiles a
+kernel anew for arguments that are aligned otherwise. Knows no triton.
 
 T tokens, S sequences, P pages a sequence, K key-value heads, h head width. A tile is a few queries
 of one sequence with all heads that share a key-value head; a piece is a tile and a range of keys.
@@ -9,9 +10,9 @@ of one sequence with all heads that share a key-value head; a piece is a tile an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from ossia.batch import PageTable
 from ossia.config import PAGE
+from ossia.kernels.transfer import uploaded
 from ossia.kernels.triton import architecture
 from ossia.kernels.triton.tiles import ATTENTION, Tile, chosen
 
@@ -27,6 +29,7 @@ from ossia.kernels.triton.tiles import ATTENTION, Tile, chosen
 # for every query, so that its sums do not depend on what it shares a step with.
 SPLIT = 512
 MOST_HEADS = 64  # of a group: rows of the largest tile
+ALIGNED = 4  # int32 in 16 bytes
 Ints = NDArray[np.int32]
 
 
@@ -107,23 +110,35 @@ def moved(
 ) -> Placement:
     """Slots, pages, first pages and pieces, in one copy to the device."""
     arrays = (*described, cut.pieces_N7, cut.merges_M4)
-    flat = uploaded(np.concatenate([array.ravel() for array in arrays]), device)
-    views = []
-    begin = 0
-    for array in arrays:
-        end = begin + array.size
-        views.append(flat[begin:end].view(array.shape))
-        begin = end
-    slots_T, pages_SP, first_S, pieces_N7, merges_M4 = views
+    flat = uploaded(end_to_end(arrays), device)
+    parts = taken_apart(flat, [array.shape for array in arrays])
+    slots_T, pages_SP, first_S, pieces_N7, merges_M4 = parts
     return Placement(slots_T, pages_SP, first_S, pieces_N7, merges_M4, cut.parts, queries)
 
 
-def uploaded(array: NDArray[Any], device: torch.device) -> Tensor:
-    """On the device, without waiting for it."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        tensor = tensor.pin_memory().to(device, non_blocking=True)
-    return tensor
+def end_to_end(arrays: Sequence[Ints]) -> Ints:
+    """One array of all, each from a multiple of ALIGNED on."""
+    flat = np.zeros(sum(_aligned(array.size) for array in arrays), np.int32)
+    begin = 0
+    for array in arrays:
+        flat[begin : begin + array.size] = array.ravel()
+        begin += _aligned(array.size)
+    return flat
+
+
+def taken_apart(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The parts of what `end_to_end` has put together, as views."""
+    views = []
+    begin = 0
+    for shape in shapes:
+        size = math.prod(shape)
+        views.append(flat[begin : begin + size].view(shape))
+        begin += _aligned(size)
+    return views
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNED) * ALIGNED
 
 
 def positions(lengths: Sequence[int], starts: Sequence[int], device: torch.device) -> Tensor:

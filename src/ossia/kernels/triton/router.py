@@ -44,7 +44,7 @@ def depth_of(experts: int, exact: bool) -> int:
     return min(256, 8192 // experts) if exact else 64
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _route(
     x,
     weight,

@@ -1,13 +1,17 @@
-"""What is done every now and then while a server runs: usage is written, and what has outlived its
-time is removed, also while nobody asks for anything.
+"""What is done every now and then while a server runs: what other servers have deleted is deleted
+here, usage is written, and what has outlived its time is removed, also while nobody asks for
+anything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
+from ossia.server.accounts.forgetting import Reminders
 from ossia.server.service import Service
 from ossia.server.store.protocol import StoreError
 
@@ -21,10 +25,13 @@ class Chores:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        self._reminders = Reminders(service)
         self._tasks: list[asyncio.Task[None]] = []
         self._over = asyncio.Event()
 
-    def open(self) -> None:
+    async def open(self) -> None:
+        """Raises `StoreError`: nobody may be shown what was deleted while this server was away."""
+        await self._reminders.follow()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._write()), loop.create_task(self._sweep())]
 
@@ -37,18 +44,15 @@ class Chores:
         await self.service.ledger.close()
 
     async def _write(self) -> None:
+        """What is used of who was deleted elsewhere is not written: that is asked first."""
         while not await self._is_over(EVERY):
-            try:
-                await self.service.ledger.settle_ended()
-            except Exception as error:
-                _say("what was used is not written yet", error)
+            await _tried("what was deleted elsewhere is still here", self._reminders.follow)
+            await _tried("what was used is not written yet", self.service.ledger.settle_ended)
 
     async def _sweep(self) -> None:
         while not self._over.is_set():
-            try:
-                await sweep(self.service)
-            except Exception as error:
-                _say("what is too old is not removed yet", error)
+            await _tried("what is too old is not removed yet", partial(sweep, self.service))
+            await _tried("what was deleted is still remembered", self._reminders.sweep)
             await self._is_over(SWEEP)
 
     async def _is_over(self, seconds: float) -> bool:
@@ -58,12 +62,16 @@ class Chores:
         return self._over.is_set()
 
 
-def _say(what: str, error: Exception) -> None:
-    """Whatever it is, it is tried again. What the store says of itself needs no stack."""
-    if isinstance(error, StoreError):
+async def _tried(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Whatever fails is said, as `what` then is, and tried again. What the store says of itself
+    needs no stack.
+    """
+    try:
+        await work()
+    except StoreError as error:
         log.warning("%s: %s", what, error)
-    else:
-        log.error(what, exc_info=error)
+    except Exception:
+        log.exception(what)
 
 
 async def sweep(service: Service) -> None:

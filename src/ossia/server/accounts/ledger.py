@@ -115,7 +115,10 @@ class Ledger:
         try:
             while waiting:
                 name = next(iter(waiting))
-                if not await self.settle(waiting[name]):
+                # of who was forgotten and has done nothing since there is not even a name
+                caller = waiting[name]
+                is_gone = caller.forgotten and caller.tally.unwritten == Used()
+                if not is_gone and not await self.settle(caller):
                     return
                 del waiting[name]
         finally:  # also if this is cancelled
@@ -224,9 +227,22 @@ class Ledger:
             query = "DELETE FROM account WHERE (day > 0 AND day < $1) OR (day = 0 AND at < $2)"
             await db.run(query, int((now - seconds) // DAY), now - DAY)
 
+    async def drop(self, owner: str, at: float) -> None:
+        """All that was the owner's was deleted then: what this server has not written of it, and
+        what answers use that began before, is never written.
+        """
+        for caller in self.access.callers():
+            if caller.name != owner or caller.forgotten >= at:
+                continue
+            turn = self._turns.setdefault(caller, asyncio.Lock())
+            async with turn:
+                caller.forgotten = at
+                caller.tally.written = caller.tally.used.copy()
+
     async def forget(self, owner: str) -> int:
         """Rows that are gone, with what was not written yet."""
         await self.settle_ended()
+        await self.drop(owner, self.store.clock())
         async with self.store.session() as db:
             return await db.run("DELETE FROM account WHERE owner = $1", owner)
 

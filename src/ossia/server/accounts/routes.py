@@ -53,15 +53,25 @@ def router(service: Service) -> APIRouter:
     @routes.delete("/v1/users/{id:path}", responses=documented(about="How much was deleted."))
     async def delete(id: str, request: Request) -> Response:
         """All that belongs to a key or a user, by name: responses, conversations, files,
-        containers, remembered reasoning, and what was counted.
+        containers, remembered reasoning, and what was counted. `not_reached`: servers that have
+        still to delete what they alone have, which they do when they are back.
         """
         _check_admin(request)
         counts = Counter(await forget_here(service, id))
-        for told in await service.fleet.by_others(request):
+        said, missed = await service.fleet.by_others(request)
+        for told in said:
             counts.update(told["counts"])
         if not IS_PASSED.get():
             counts.update(await forget_kept(service, id))
-        return reply({"id": id, "object": "user.deleted", "deleted": True, "counts": counts})
+        return reply(
+            {
+                "id": id,
+                "object": "user.deleted",
+                "deleted": True,
+                "counts": counts,
+                "not_reached": missed,
+            }
+        )
 
     return routes
 

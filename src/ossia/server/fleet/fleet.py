@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import orjson
@@ -25,12 +25,14 @@ from starlette.types import Scope
 from ossia.errors import ContainerError, OssiaError
 from ossia.server.access import caller_of
 from ossia.server.fleet.passing import (
+    CONNECT,
     IS_PASSED,
     PASSED,
     SENT,
     Elsewhere,
     Line,
     Proof,
+    Voucher,
     target_of,
     those,
     unanswered,
@@ -41,6 +43,9 @@ from ossia.server.store.replicas import SILENT, Replica, Replicas
 from ossia.server.store.store import Store
 from ossia.server.store.tables import StoredResponse
 from ossia.server.wire.errors import ApiError
+
+if TYPE_CHECKING:
+    import httpx2
 
 log = logging.getLogger("ossia.server")
 BEAT = 5.0  # seconds
@@ -134,6 +139,10 @@ class Fleet:
         """Whether an id says that the thing lives here."""
         return self.is_alone or _digits(id).startswith(self.mark())
 
+    def is_shared_here(self, id: str) -> bool:
+        """Whether the thing lives here, and other servers can have copies of it."""
+        return not self.is_alone and self.is_here(id)
+
     async def home_of(self, id: str) -> Replica | None:
         """The server, other than this one, at which an id says that the thing lives."""
         if self.is_here(id):
@@ -187,34 +196,61 @@ class Fleet:
 
     # Passing on
 
-    def passed(self, scope: Scope, headers: Headers) -> str | None:
-        """Whose request another server passes on; None if a client sent it. Raises `ApiError`."""
+    def passed(self, scope: Scope, headers: Headers) -> Voucher | None:
+        """What the server says that passes the request on; None if a client sent it. Raises
+        `ApiError`.
+        """
         given = headers.get(PASSED)
         if given is None or self.is_alone:
             return None
-        return self._proof.caller(given, scope["method"], target_of(scope))
+        return self._proof.read(given, scope["method"], target_of(scope))
 
     async def pass_on(self, request: Request, error: Exception) -> Response:
         """The handler of `Elsewhere`."""
         assert isinstance(error, Elsewhere) and self._line is not None
         return await self._line.passed_on(request, error.home, caller_of(request).name)
 
-    async def by_others(self, request: Request) -> list[dict[str, Any]]:
-        """What the others that are there say to the same request, which has no body. Raises
-        `ApiError` for one that refuses.
+    async def by_others(self, request: Request) -> tuple[list[dict[str, Any]], list[str]]:
+        """What the others say to the same request, which has no body, and the addresses of those
+        that do not answer, or have been there and are no more. Raises `ApiError` for one that
+        refuses.
         """
         told: list[dict[str, Any]] = []
-        target = target_of(request.scope)
-        for home in await self._asked():
-            assert self._line is not None
-            caller = caller_of(request).name
-            answer = await self._line.told(home, request.method, target, caller)
+        missed: list[str] = []
+        if self.is_alone or IS_PASSED.get():
+            return told, missed
+        for each in await self._replicas.all():
+            if each.home == self.home:
+                continue
+            answer = await self._same(request, each) if each.lives else None
+            if answer is None:
+                missed.append(each.home)
+                continue
             said = orjson.loads(answer.content)
             if answer.status_code != 200:
                 error = said["error"]
                 raise ApiError(answer.status_code, error["message"], code=error["code"])
             told.append(said)
-        return told
+        return told, missed
+
+    async def _same(self, request: Request, there: Replica) -> httpx2.Response | None:
+        """The answer to the same request there; None if there is none."""
+        assert self._line is not None
+        caller = caller_of(request).name
+        try:
+            return await self._line.told(
+                there.home, request.method, target_of(request.scope), caller
+            )
+        except ApiError:
+            log.warning("%s does not answer: it is told later what was deleted", there.home)
+            return None
+
+    async def tell_others(self, request: Request) -> None:
+        """The same request, without a body, to those that are there, as far as they answer soon."""
+        asked = [self._same(request, Replica(home, lives=True)) for home in await self.others()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONNECT):
+                await asyncio.gather(*asked)
 
     async def with_others(
         self, request: Request, own: list[dict[str, Any]]

@@ -1,17 +1,21 @@
 """A request that another server of ours can answer goes there, for the same caller, and its answer
 comes back as it is.
 
-What is passed on carries a proof that a server with the same secret sent it, for this caller, path
-and minute: the other one asks for no key then. Knows HTTP; nothing of what is asked.
+What is passed on carries a proof that a server with the same secret sent it, for this caller, path,
+body and minute: the other one asks for no key then, and counts nothing of it against the caller's
+limits, as the first has done so. Knows HTTP; nothing of what is asked.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import hashlib
 import hmac
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -30,8 +34,10 @@ PASSED = "x-ossia-passed"  # the header
 LASTS = 60.0  # seconds for which the proof holds, and by which clocks may differ
 CONNECT = 3.0  # seconds
 READ = 30.0  # seconds without a byte of what is read whole
-SENT = ("content-type", "accept", "anthropic-version", "anthropic-beta")
-RETURNED = ("content-type", "content-disposition", "cache-control", "retry-after")
+LARGE = 1 << 20  # bytes whose digest takes milliseconds
+SESSION = "x-session-id"
+SENT = ("content-type", "accept", "anthropic-version", "anthropic-beta", SESSION)
+RETURNED = ("content-type", "content-disposition", "cache-control", "retry-after", SESSION)
 
 
 # Whether the request that is being answered was passed on: that happens once, and the server that
@@ -65,26 +71,53 @@ def client() -> httpx2.AsyncClient:
     return httpx2.AsyncClient(timeout=httpx2.Timeout(None, connect=CONNECT), trust_env=False)
 
 
+@dataclass(frozen=True)
+class Voucher:
+    """What the server that passes a request on says of it. `digest`: of its body."""
+
+    caller: str
+    digest: str
+
+    async def check(self, body: bytes) -> None:
+        """Raises `ApiError` (401) for another body."""
+        if not hmac.compare_digest(await digest_of(body), self.digest):
+            raise not_ours()
+
+
+def not_ours() -> ApiError:
+    return ApiError(401, f"{PASSED} is not of a server of ours", code="invalid_api_key")
+
+
+async def digest_of(body: bytes) -> str:
+    """SHA-256, in hex."""
+    if len(body) < LARGE:
+        return hashlib.sha256(body).hexdigest()
+    return (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
+
+
 class Proof:
     """`sealer`: of the secret that all servers have."""
 
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
 
-    def made(self, caller: str, method: str, target: str) -> str:
+    def made(self, vouched: Voucher, method: str, target: str) -> str:
         now = f"{int(time.time()):x}"
-        name = base64.urlsafe_b64encode(caller.encode("utf-8", "surrogatepass")).decode()
-        return f"{now}.{name}.{self._signature(now, name, method, target)}"
+        caller = vouched.caller.encode("utf-8", "surrogatepass")
+        name = base64.urlsafe_b64encode(caller).decode()
+        said = (now, name, vouched.digest)
+        return ".".join((*said, self._signature(*said, method, target)))
 
-    def caller(self, given: str, method: str, target: str) -> str:
-        """Whose request it is. Raises `ApiError` (401) for what none of our servers has sent."""
-        now, _, rest = given.partition(".")
-        name, _, signature = rest.partition(".")
-        expected = self._signature(now, name, method, target)
-        is_ours = hmac.compare_digest(signature.encode(), expected.encode())
-        if not is_ours or abs(time.time() - int(now, 16)) > LASTS:
-            raise ApiError(401, f"{PASSED} is not of a server of ours", code="invalid_api_key")
-        return base64.urlsafe_b64decode(name).decode("utf-8", "surrogatepass")
+    def read(self, given: str, method: str, target: str) -> Voucher:
+        """Raises `ApiError` (401) for what none of our servers has sent."""
+        *said, signature = given.split(".")
+        expected = self._signature(*said, method, target)
+        if not hmac.compare_digest(signature.encode(), expected.encode()):
+            raise not_ours()
+        now, name, digest = said
+        if abs(time.time() - int(now, 16)) > LASTS:
+            raise not_ours()
+        return Voucher(base64.urlsafe_b64decode(name).decode("utf-8", "surrogatepass"), digest)
 
     def _signature(self, *parts: str) -> str:
         return self._sealer.signature("passed", *parts)
@@ -135,6 +168,7 @@ class Line:
         """The answer to the same request there."""
         target = target_of(request.scope)
         headers = those(SENT, request.headers)
+        headers["x-request-id"] = request.state.request_id  # both logs call it the same
         body: bytes | None = getattr(request.state, "body", None)  # the gate has read it
         if body is None:
             body = await request.body()
@@ -179,7 +213,8 @@ class Line:
         """`patience`: seconds between two parts of the answer; None: an answer may take long."""
         import httpx2
 
-        shown = {**headers, PASSED: self._proof.made(caller, method, target)}
+        vouched = Voucher(caller, await digest_of(body))
+        shown = {**headers, PASSED: self._proof.made(vouched, method, target)}
         shown["accept-encoding"] = "identity"  # it goes back as it comes
         timeout = httpx2.Timeout(patience, connect=CONNECT)
         made = self._client.build_request(

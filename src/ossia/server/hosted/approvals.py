@@ -78,19 +78,23 @@ class Approvals:
 class Ledger(Protocol):
     """What outlasts this process, where there is a file: calls that were begun, and results."""
 
-    async def begin_call(self, owner: str, id: str) -> bool:
-        """Whether nobody has begun it before. It is on the disk then, if there is one."""
+    async def begin_call(self, owner: str, id: str, begun: float | None = None) -> bool:
+        """Whether nobody has begun it before. It is on the disk then, if there is one. `begun`:
+        when the answer began.
+        """
         ...
 
     async def end_call(self, owner: str, id: str, result: ToolResult) -> None: ...
 
-    async def ended_call(self, owner: str, id: str) -> ToolResult | None: ...
+    async def ended_call(self, owner: str, id: str) -> ToolResult | None:
+        """The result; waited for while another server carries it out. None: nobody knows."""
+        ...
 
 
 class ApprovedCalls:
-    """Of one server. Calls are known by whose they are and the ids of their requests: a request
-    that is sent again, by a client that lost the answer, finds the result and runs nothing, also
-    after a restart.
+    """Of one server, which may share the ledger with others. Calls are known by whose they are and
+    the ids of their requests: a request that is sent again, by a client that lost the answer, finds
+    the result and runs nothing, also after a restart, and at another server.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -98,8 +102,13 @@ class ApprovedCalls:
         self._running: dict[tuple[str, str], asyncio.Future[ToolResult]] = {}
 
     async def once(
-        self, owner: str, id: str, run: Callable[[], Awaitable[ToolResult]]
+        self,
+        owner: str,
+        id: str,
+        run: Callable[[], Awaitable[ToolResult]],
+        begun: float | None = None,
     ) -> ToolResult:
+        """`begun`: when the answer began that wants it."""
         key = (owner, id)
         if key in self._running:
             return await asyncio.shield(self._running[key])
@@ -107,12 +116,23 @@ class ApprovedCalls:
         self._running[key] = told
         result = ToolResult(UNKNOWN, failed=True)
         try:
-            if await self._ledger.begin_call(owner, id):
-                result = await run()
-                await self._ledger.end_call(owner, id, result)
+            if await self._ledger.begin_call(owner, id, begun):
+                result = await self._carried_out(owner, id, run)
             else:
                 result = await self._ledger.ended_call(owner, id) or result
             return result
         finally:
             del self._running[key]
             told.set_result(result)
+
+    async def _carried_out(
+        self, owner: str, id: str, run: Callable[[], Awaitable[ToolResult]]
+    ) -> ToolResult:
+        try:
+            result = await run()
+        except BaseException:  # given up: who asks at another server must not wait for it
+            unknown = self._ledger.end_call(owner, id, ToolResult(UNKNOWN, failed=True))
+            await asyncio.shield(asyncio.ensure_future(unknown))
+            raise
+        await self._ledger.end_call(owner, id, result)
+        return result

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ossia.server.access import Caller
+from ossia.server.access import Caller, request_begun
 from ossia.server.hosted.approvals import ApprovedCalls
 from ossia.server.metrics import Metrics
 from ossia.server.settings import Limits
@@ -89,7 +89,7 @@ class Calls:
         if approval is None:
             return await self._counted(sessions, call)
         return await self.approved.once(
-            self.caller.name, approval, lambda: self._counted(sessions, call)
+            self.caller.name, approval, lambda: self._counted(sessions, call), request_begun()
         )
 
     async def _counted(self, sessions: Sessions, call: BuiltinCall) -> ToolResult:

@@ -131,7 +131,7 @@ def router(service: Service) -> APIRouter:
     async def delete_upload(request: Request, file_id: str) -> Response:
         own = _Own(service, request)
         found = await own.file(file_id)
-        own.uploads.delete(own.caller, found.id)
+        await _delete(service, own, found, request)
         told = {"id": found.id, "object": "file", "deleted": True}
         if own.is_anthropics:
             told = {"id": found.id, "type": "file_deleted"}
@@ -150,6 +150,16 @@ def router(service: Service) -> APIRouter:
         return StreamingResponse(pieces(opened), headers=headers)
 
     return routes
+
+
+async def _delete(service: Service, own: _Own, file: Upload, request: Request) -> None:
+    """And its copies, which other servers have; one of them that is told so tells nobody."""
+    has_copies = service.fleet.is_shared_here(file.id)
+    if has_copies:
+        await service.forgotten.add(own.caller, file.id)
+    own.uploads.delete(own.caller, file.id)
+    if has_copies:
+        await service.fleet.tell_others(request)
 
 
 def _paging(

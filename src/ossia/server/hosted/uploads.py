@@ -158,6 +158,13 @@ class Uploads:
         with self._lock:
             self._remove(found)
 
+    def drop(self, caller: str, id: str) -> None:
+        """It was deleted: nothing, if it is not here."""
+        with self._lock:
+            found = self._known.get(id)
+            if found is not None and found.caller == caller:
+                self._remove(found)
+
     def sweep(self) -> None:
         """Remove those that have expired."""
         with self._lock:

@@ -13,9 +13,10 @@ import logging
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Literal
 
 import orjson
@@ -111,7 +112,7 @@ class Runs:
         key = (owner, id)
         assert key not in self._running, f"{id} runs already"
         self._forget(self._ended.pop(key, None))
-        run = _Run(owner, id)
+        run = _Run(owner, id, self.store.clock())
         self._running[key] = run
         self._loop = asyncio.get_running_loop()
         run.task = self._loop.create_task(self._whole(run, events))
@@ -172,15 +173,21 @@ class Runs:
         self._forget(self._ended.pop((owner, id), None))
         return await self.store.delete(owner, id)
 
-    async def forget(self, owner: str) -> int:
-        """Stops all runs of an owner's, and forgets their events; how many ran."""
-        running = [id for name, id in self._running if name == owner]
-        for id in running:
-            self.cancel(owner, id)
-        for id in running:
-            await self.ended(owner, id)
-        for key in [key for key in self._ended if key[0] == owner]:
-            self._forget(self._ended.pop(key))
+    async def forget(self, owner: str, before: float = inf) -> int:
+        """Stops all runs of an owner's that began before that, and forgets their events; how many
+        ran.
+        """
+
+        def own(runs: Mapping[tuple[str, str], _Run]) -> list[_Run]:
+            return [each for each in runs.values() if each.owner == owner and each.begun < before]
+
+        running = own(self._running)
+        for run in running:
+            self.cancel(owner, run.id)
+        for run in running:
+            await self.ended(owner, run.id)
+        for run in own(self._ended):
+            self._forget(self._ended.pop((owner, run.id)))
         return len(running)
 
     async def close(self, grace: float = 0.0) -> None:
@@ -369,11 +376,12 @@ class _Packed:
 @dataclass(eq=False)
 class _Run:
     """`events` as JSON, `first` is the number of the first of them; `packed` in their place, when
-    it has ended. `ended`: on the clock of `time.monotonic`.
+    it has ended. `begun`: on the store's clock; `ended`: on that of `time.monotonic`.
     """
 
     owner: str
     id: str
+    begun: float
     events: list[bytes] = field(default_factory=list)
     packed: _Packed | None = None
     first: int = 0

@@ -12,13 +12,13 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from ossia.engine.request import SamplingParams
 from ossia.errors import CONTEXT_EXCEEDED, OssiaError
-from ossia.server.access import Caller
+from ossia.server.access import Caller, request_begun
 from ossia.server.accounts.session import name_session
 from ossia.server.answer import AnswerRequest
 from ossia.server.hosted.approvals import Approvals
@@ -47,7 +47,7 @@ Step: TypeAlias = TurnEvent | Begun | Done
 @dataclass
 class PendingResponse:
     """A response on its way. `compacts`: whether a summary comes first. `error`: set if the answer
-    failed after the first event was sent.
+    failed after the first event was sent. `begun`: when the request did, on the store's clock.
     """
 
     body: ResponseRequest
@@ -57,6 +57,7 @@ class PendingResponse:
     book: ResponseBook
     compacts: bool = False
     error: ApiError | None = None
+    begun: float = field(default_factory=lambda: request_begun() or 0.0)
 
     @property
     def id(self) -> str:
@@ -381,9 +382,9 @@ class ResponseService:
         """Also when the client goes away meanwhile."""
         await self.service.keep(f"response {pending.id}", partial(self._kept, pending))
 
-    async def _kept(self, pending: PendingResponse) -> None:
+    async def _kept(self, pending: PendingResponse, again: bool) -> None:
         """Keeps what later requests need: the store's entry, the conversation's items, and the
-        reasoning that led to calls.
+        reasoning that led to calls. `again`: some of it may be kept already.
         """
         book = pending.book
         body = pending.body
@@ -391,14 +392,14 @@ class ResponseService:
         prompt = pending.prompt
         if book.end is not None:
             thoughts = thoughts_before_calls(pending.ask.tools, book.end.messages)
-            await self.service.remember_thoughts(pending.caller, book.call_ids, thoughts)
+            remember = self.service.remember_thoughts
+            await remember(pending.caller, book.call_ids, thoughts, pending.begun)
         if body.is_stored:
             await self.service.store.put(self._stored(pending))
         if body.conversation_id is not None and book.end is not None:
             try:
-                await self.service.store.add_items(
-                    owner, body.conversation_id, [*prompt.input, *book.response["output"]]
-                )
+                items = [*prompt.input, *book.response["output"]]
+                await self.service.store.add_items(owner, body.conversation_id, items, again=again)
             except StoreUnreachable:
                 raise
             except (
@@ -417,6 +418,7 @@ class ResponseService:
             prompt.input,
             thread=pending.ask.session.conversation,
             home=self.service.fleet.home,
+            begun=pending.begun,
         )
 
     # Items that a reference means without naming the response that they are from

@@ -3,18 +3,20 @@
 The first server makes the tables, under a lock, so that two which start together do not collide.
 Writers take turns by locking the row of `used`, so that the rules above see what a single writer
 would see, whichever server it is. While the database does not answer, every request that needs it
-is refused, and the log has one line; it is connected to again when it is asked again.
+is refused, and the log has one line; it is connected to again when it is asked again. A connection
+that breaks takes nothing with it but the statement that was on it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ossia.errors import RequestError
 from ossia.server.store.protocol import DiskFull, Row, StoreError, StoreUnreachable
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 log = logging.getLogger("ossia.server")
-VERSION = 1  # of the tables below
+VERSION = 2  # of the tables below
 LOCK = 0x6F737369  # "ossi": of whoever makes the tables
 CONNECTIONS = 8  # of one server
 CONNECT = 5.0  # seconds
@@ -32,7 +34,16 @@ STATEMENT = 30.0  # seconds
 SCRUB = 3600.0  # seconds: of large tables it takes long, and holds up nobody
 # a server that stops in the middle of a transaction must not hold up the others
 SESSION = {"application_name": "ossia", "idle_in_transaction_session_timeout": "15s"}
-AGAIN = 1.0  # seconds in which a database that did not answer is not tried again
+AGAIN = 0.5  # seconds in which a database that did not answer is not tried again
+HOST = r"(\[[0-9a-fA-F:.%]+\]|[\w.-]*)(:\d+)?"
+SHOWN = re.compile(rf"{HOST}(,{HOST})*(/[\w.%-]*)?")  # hosts with ports, and a database
+# What was deleted for good; and where a call that was approved is run.
+FORGOTTEN = """
+CREATE TABLE forgotten (  -- `id`: of a file; '': all that was the owner's. See forgotten.py
+    owner TEXT NOT NULL, id TEXT NOT NULL, at DOUBLE PRECISION NOT NULL, PRIMARY KEY (owner, id)
+);
+ALTER TABLE approved ADD COLUMN home TEXT NOT NULL DEFAULT '';
+"""
 SCHEMA = f"""
 CREATE TABLE ossia (version INTEGER NOT NULL);
 INSERT INTO ossia VALUES ({VERSION});
@@ -95,7 +106,9 @@ CREATE TRIGGER sized AFTER INSERT OR DELETE OR UPDATE OF size ON approved
     FOR EACH ROW EXECUTE FUNCTION count_size();
 CREATE TRIGGER sized AFTER INSERT OR DELETE OR UPDATE OF size ON thought
     FOR EACH ROW EXECUTE FUNCTION count_size();
+{FORGOTTEN}
 """
+UPGRADES = {1: FORGOTTEN}  # from a version to the next
 
 
 class Postgres:
@@ -113,8 +126,11 @@ class Postgres:
 
     async def open(self) -> None:
         """Makes the tables if there are none. Raises `StoreError`."""
-        with self._telling():
-            await self._connected()
+        try:
+            with self._telling():
+                await self._connected()
+        except StoreUnreachable as error:  # whoever starts a server wants to know why
+            raise StoreUnreachable(f"{error} ({error.__cause__!r})") from error.__cause__
 
     async def close(self) -> None:
         if self._pool is not None:
@@ -126,7 +142,7 @@ class Postgres:
         FULL, under which everybody waits, makes new files at once.
         """
         async with self.session() as db:
-            tables = "entry, item, part, approved, thought, account"
+            tables = "entry, item, part, approved, thought, account, forgotten"
             await db.connection.execute(f"VACUUM {tables}", timeout=SCRUB)
 
     def clock(self) -> float:
@@ -136,8 +152,14 @@ class Postgres:
     async def session(self) -> AsyncIterator[_Statements]:
         with self._telling():
             pool = await self._connected()
-            async with pool.acquire() as connection:
+            connection = await self._acquired(pool)
+            try:
                 yield _Statements(connection)
+            except driver().InternalClientError:
+                connection.terminate()  # it is in a state from which it does not come back
+                raise
+            finally:
+                await pool.release(connection)
 
     @asynccontextmanager
     async def transaction(self, *, durably: bool = False) -> AsyncIterator[_Statements]:
@@ -147,11 +169,11 @@ class Postgres:
             yield db
 
     async def _connected(self) -> asyncpg.Pool[Any]:
+        self._check_patience()
         if self._pool is not None:
             return self._pool
         async with self._opening:
             if self._pool is None:
-                self._check_patience()
                 self._pool = await self._opened()
         return self._pool
 
@@ -176,46 +198,68 @@ class Postgres:
             reset=_left_as_it_is,
         )
         try:
-            async with made.acquire() as connection:
-                await _check(connection, shown(self.url))
-                now = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())")
-                self._ahead = float(now) - time.time()
+            async with _first(made) as connection:
+                await self._meet(connection)
         except BaseException:
             made.terminate()
             raise
         return made
 
+    async def _acquired(self, pool: asyncpg.Pool[Any]) -> Any:
+        """A connection that works, as far as one can tell. After a time without the database, it
+        is looked at as a new one.
+        """
+        try:
+            connection = await pool.acquire()
+            if self._tried is None:
+                return connection
+            try:
+                await self._meet(connection)
+            except BaseException:
+                await pool.release(connection)
+                raise
+        except _gone() as error:
+            if self._tried is None:
+                log.error("the database of responses does not answer: %r", error)
+            self._tried = time.monotonic()
+            raise
+        return connection
+
+    async def _meet(self, connection: Any) -> None:
+        """The database may be another than it was: one that was empty, or whose clock differs."""
+        await _check(connection, shown(self.url))
+        now = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())")
+        self._ahead = float(now) - time.time()
+        if self._tried is not None:
+            self._tried = None
+            log.warning("the database of responses answers again")
+
     @contextmanager
     def _telling(self) -> Iterator[None]:
         """Errors of the database as ours."""
+        name = f"the database of responses ({shown(self.url)})"
+        known = driver()
         try:
             yield
+        except known.ClientConfigurationError as error:
+            raise StoreError(f"{name} cannot be reached by this URL: {error}") from error
+        except ssl.SSLError as error:
+            raise StoreUnreachable(
+                f"{name} is not connected to, for its certificate or its TLS: {error}. Name who "
+                "signed it in the URL: sslmode=verify-full&sslrootcert=FILE"
+            ) from error
         except _gone() as error:
             if isinstance(error, ValueError):  # a value that it does not take: a bug of ours
                 raise
-            self._lost(error)
+            log.debug("the database of responses failed: %r", error)
             raise self._silent() from error
-        except driver().DiskFullError as error:
+        except known.DiskFullError as error:
             raise DiskFull(
-                f"the disk of the database of responses ({shown(self.url)}) is full: ask again "
-                "when there is room on it, or with store: false"
+                f"the disk of {name} is full: ask again when there is room on it, or with store: "
+                "false"
             ) from error
-        except driver().PostgresError as error:
-            raise StoreError(
-                f"the database of responses ({shown(self.url)}) failed: {error}"
-            ) from error
-        else:
-            if self._tried is not None:
-                self._tried = None
-                log.warning("the database of responses answers again")
-
-    def _lost(self, error: BaseException) -> None:
-        if self._tried is None:
-            log.error("the database of responses does not answer: %r", error)
-        self._tried = time.monotonic()
-        if self._pool is not None:
-            self._pool.terminate()
-            self._pool = None
+        except known.PostgresError as error:
+            raise StoreError(f"{name} failed: {error}") from error
 
 
 class _Statements:
@@ -259,6 +303,7 @@ def _gone() -> tuple[type[Exception], ...]:
         OSError,
         TimeoutError,
         known.InterfaceError,
+        known.InternalClientError,
         known.PostgresConnectionError,
         known.CannotConnectNowError,
         known.AdminShutdownError,
@@ -267,19 +312,45 @@ def _gone() -> tuple[type[Exception], ...]:
     )
 
 
+@asynccontextmanager
+async def _first(pool: Any) -> AsyncIterator[Any]:
+    """The first connection: only then the driver reads the URL, and its error would repeat parts of
+    a password.
+    """
+    try:
+        connection = await pool.acquire()
+    except driver().ClientConfigurationError:  # it says which option is wrong
+        raise
+    except ValueError:
+        raise StoreError(
+            "the URL of the database cannot be read: in a password, write %23 for #, %2F for /, "
+            "%3F for ?, %40 for @, %3A for : and %25 for %"
+        ) from None
+    try:
+        yield connection
+    finally:
+        await pool.release(connection)
+
+
 async def _left_as_it_is(connection: Any) -> None:
     """Nothing of a session is ever changed here, and to reset it would be one more way there."""
 
 
 def shown(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    """The URL without its password. Of one whose password has characters that end a part of a URL,
+    nobody can say where it ends: nothing is shown.
+    """
+    scheme, _, rest = url.partition("://")
+    place, _, options = rest.partition("?")
+    host = place.rpartition("@")[2]
+    is_plain = "#" not in rest and "@" not in options and SHOWN.fullmatch(host)
+    return f"{scheme}://{host if is_plain else '...'}"
 
 
 async def _check(connection: Any, name: str) -> None:
-    """Makes the tables in a new database. Changes nothing in one that is not ours."""
+    """Makes the tables in a new database, and changes those of an earlier version. Changes nothing
+    in one that is not ours.
+    """
     async with connection.transaction():
         await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
         if await connection.fetchval("SELECT to_regclass('ossia')") is None:
@@ -290,6 +361,10 @@ async def _check(connection: Any, name: str) -> None:
             await connection.execute(SCHEMA)
             return
         version = await connection.fetchval("SELECT version FROM ossia")
+        while version in UPGRADES:
+            await connection.execute(UPGRADES[version])
+            version += 1
+            await connection.execute("UPDATE ossia SET version = $1", version)
         if version != VERSION:
             raise StoreError(
                 f"{name} was written by another version of ossia (tables {version}, not "

@@ -38,7 +38,11 @@ class Replicas:
         since = self._store.clock() - SILENT
         return [Replica(home, seen > since) for home, seen in rows]
 
+    async def living(self) -> set[str]:
+        """Their addresses."""
+        return {each.home for each in await self.all() if each.lives}
+
     async def orphans(self) -> list[StoredResponse]:
         """Unfinished responses of servers that are gone."""
-        living = {each.home for each in await self.all() if each.lives}
+        living = await self.living()
         return [each for each in await self._store.unfinished() if each.home not in living]

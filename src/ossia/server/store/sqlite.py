@@ -22,7 +22,7 @@ from ossia.server.store.protocol import DiskFull, Row, StoreError
 from ossia.server.store.tables import OVERHEAD, UNFINISHED, plain
 
 APPLICATION = 0x6F737369  # "ossi" in the file's header: it is ours
-VERSION = 6  # of the tables below
+VERSION = 7  # of the tables below
 
 PARTS = """
 CREATE TABLE part (  -- an item of a response: of its input, or its output
@@ -71,6 +71,13 @@ CREATE TABLE account (  -- what was used: `day` since 1970, 0: of no day; see ac
 ) WITHOUT ROWID;
 CREATE INDEX account_day ON account (day);
 """
+# What was deleted for good; and where a call that was approved is run.
+FORGOTTEN = """
+CREATE TABLE forgotten (  -- `id`: of a file; '': all that was the owner's. See forgotten.py
+    owner TEXT NOT NULL, id TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (owner, id)
+) WITHOUT ROWID;
+ALTER TABLE approved ADD COLUMN home TEXT NOT NULL DEFAULT '';
+"""
 SCHEMA = f"""
 CREATE TABLE entry (  -- a response or a conversation
     key INTEGER PRIMARY KEY, kind TEXT NOT NULL, owner TEXT NOT NULL, id TEXT NOT NULL,
@@ -96,6 +103,7 @@ CREATE TRIGGER entry_sized AFTER UPDATE OF size ON entry BEGIN
 CREATE TRIGGER entry_gone AFTER DELETE ON entry BEGIN UPDATE used SET bytes = bytes - old.size; END;
 {COUNTED}
 {SHARED}
+{FORGOTTEN}
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
@@ -106,6 +114,7 @@ UPGRADES = {
     3: APPROVED,
     4: COUNTED,
     5: SHARED,
+    6: FORGOTTEN,
 }
 AWAY = "move it away, or name another file"
 

@@ -20,6 +20,7 @@ import orjson
 from ossia.server.settings import Retention
 from ossia.server.store.protocol import (
     Database,
+    DiskFull,
     Row,
     Statements,
     StoreError,
@@ -39,6 +40,7 @@ from ossia.turn.events import new_id
 log = logging.getLogger("ossia.server")
 AT_ONCE = 500  # ids that one statement asks for
 SWEEP = 1.0  # seconds for which expired entries may take room
+FULL = 5.0  # seconds between two answers that find out whether the disk is still full
 NEXT = "(SELECT coalesce(max(written), 0) + 1 FROM entry)"
 COLUMNS = "id, owner, body, history, input, expires, thread, home"
 # An answer that comes late changes nothing of a response that was cancelled or given up meanwhile.
@@ -62,10 +64,15 @@ ITEMS = """
 SELECT item.body FROM item JOIN entry ON entry.key = item.entry
 WHERE kind = 'conversation' AND owner = $1 AND entry.id = $2 AND expires > $3
 """
+FORGET = """
+INSERT INTO forgotten (owner, id, at) VALUES ($1, $2, $3)
+ON CONFLICT (owner, id) DO UPDATE SET at = excluded.at
+"""
+FORGOTTEN = "(SELECT count(*) FROM forgotten WHERE owner = $1 AND id = '' AND at > $2)"
 OLDEST = "DELETE FROM entry WHERE key = (SELECT key FROM entry ORDER BY written LIMIT 1)"
 
 
-Observe = Callable[[str, float], object]
+Observe = Callable[[str, float, bool], object]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -73,15 +80,22 @@ T = TypeVar("T")
 def timed(
     method: Callable[Concatenate[Store, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Store, P], Coroutine[Any, Any, T]]:
-    """The store's observer is told the method's name, and how long it took."""
+    """The store's observer is told the method's name, how long it took, and whether the database
+    failed.
+    """
 
     @wraps(method)
     async def measured(self: Store, /, *args: P.args, **named: P.kwargs) -> T:
         began = time.perf_counter()
+        failed = False
         try:
             return await method(self, *args, **named)
+        except StoreError:
+            failed = True
+            raise
         finally:
-            self.observe(method.__name__, time.perf_counter() - began)
+            name = method.__name__.lstrip("_")
+            self.observe(name, time.perf_counter() - began, failed)
 
     return measured
 
@@ -105,7 +119,8 @@ class Store:
         self.clock = clock or database.clock
         self._packing = Packing()
         self._swept = 0.0  # when what has expired was last removed
-        self.observe: Observe = lambda operation, seconds: None
+        self.observe: Observe = lambda operation, seconds, failed: None
+        self._full: tuple[float, DiskFull] | None = None  # when, on `time.monotonic`, and how
         self._lasts = {"response": ttl, "conversation": ttl}
 
     def keep_for(self, retention: Retention) -> None:
@@ -149,19 +164,28 @@ class Store:
 
     @timed
     async def check_writable(self) -> None:
-        """To be asked before an answer that is to be kept is begun. Raises `StoreError`."""
-        async with self.writing() as db:
+        """To be asked before an answer that is to be kept is begun. Raises `StoreError`.
+
+        PostgreSQL may have room for a small write and none for an answer. So when one could not be
+        kept, the others are refused, but for one in `FULL` seconds that finds out.
+        """
+        if self._full is not None:
+            since, error = self._full
+            if time.monotonic() - since < FULL:
+                raise DiskFull(str(error))
+            self._full = (time.monotonic(), error)
+        async with self.session() as db:
             await db.run("UPDATE used SET bytes = bytes")
 
-    @timed
     async def put(self, stored: StoredResponse, *, must: bool = False, again: bool = False) -> bool:
-        """Inserts or replaces; one that has ended is replaced only `again`. Whether it is what is
-        kept now. An answer must not be lost because it cannot be kept: if there is no room, or the
-        disk fails, that is logged, and the response is not found later. If it `must` be kept,
-        raises `StoreError`; `StoreUnreachable` is raised always, as it may be kept later.
+        """Inserts or replaces; one that has ended is replaced only `again`, and one whose owner was
+        forgotten since it began is not kept. Whether it is what is kept now. An answer must not be
+        lost because it cannot be kept: if there is no room, or the disk fails, that is logged, and
+        the response is not found later. If it `must` be kept, raises
+        `StoreError`; `StoreUnreachable` is raised always, as it may be kept later.
         """
         try:
-            return await self._put(stored, again=again)
+            return await self._put(stored, again)
         except StoreUnreachable:
             raise
         except StoreError as error:
@@ -170,7 +194,17 @@ class Store:
             log.error("response %s is not kept: %s", stored.id, error)
             return False
 
-    async def _put(self, stored: StoredResponse, *, again: bool) -> bool:
+    @timed
+    async def _put(self, stored: StoredResponse, again: bool) -> bool:
+        try:
+            is_kept = await self._written(stored, again=again)
+        except DiskFull as error:
+            self._full = (time.monotonic(), error)
+            raise
+        self._full = None
+        return is_kept
+
+    async def _written(self, stored: StoredResponse, *, again: bool) -> bool:
         parts = [orjson.dumps(p) for p in (stored.response, stored.history, stored.input)]
         size = sum(map(len, parts)) + OVERHEAD
         status = stored.response.get("status")
@@ -178,8 +212,12 @@ class Store:
         bodies = map(self._packed, parts)
         row = (stored.owner, stored.id, status, *bodies, expires, size, stored.thread, stored.home)
         query = f"{PUT_RESPONSE}{'' if again else UNLESS_ENDED} RETURNING key"
+        begun = stored.begun or self.clock()
         async with self.writing() as db:
-            room = self.limit - await calls_of(db)  # these stay, whatever else goes
+            calls, is_forgotten = await calls_and_forgotten(db, stored.owner, begun)
+            if is_forgotten:
+                return False
+            room = self.limit - calls  # these stay, whatever else goes
             if size > room:  # nor does it stay what it was before it grew
                 await db.run(DELETE, "response", stored.owner, stored.id)
             else:
@@ -219,15 +257,16 @@ class Store:
 
     async def _responses(self, where: str, *values: str) -> list[StoredResponse]:
         query = f"SELECT {COLUMNS} FROM entry WHERE kind = 'response' AND expires > $1 AND {where}"
+        now = self.clock()
         async with self.session() as db:
-            rows = await db.all(f"{query} ORDER BY written", self.clock(), *values)
-        return [self._stored(row) for row in rows]
+            rows = await db.all(f"{query} ORDER BY written", now, *values)
+        return [self._stored(row, now) for row in rows]
 
-    def _stored(self, row: Row) -> StoredResponse:
+    def _stored(self, row: Row, now: float) -> StoredResponse:
         id, owner, body, history, given, expires, thread, home = row
         read = self._packing.unpacked
         parts = (read(body), read(history), read(given))
-        return StoredResponse(id, owner, *parts, expires, thread or "", home)
+        return StoredResponse(id, owner, *parts, expires, thread or "", home, now)
 
     def _packed(self, data: bytes) -> bytes:
         return self._packing.packed(data) if self.database.packs else data
@@ -294,14 +333,23 @@ class Store:
 
     @timed
     async def add_items(
-        self, owner: str, conversation_id: str, items: Sequence[dict[str, Any]]
+        self,
+        owner: str,
+        conversation_id: str,
+        items: Sequence[dict[str, Any]],
+        *,
+        again: bool = False,
     ) -> list[dict[str, Any]]:
         """The items as they were added: an item without an id, or with one that is taken, gets a
-        new one. Raises `KeyError` for an unknown conversation, and `StoreFull`.
+        new one. `again`: a try before may have added them, though nobody was told; then what is
+        there as it is here stays. Raises `KeyError` for an unknown conversation, and `StoreFull`.
         """
         async with self.writing() as db:
             if (found := await self._find(db, owner, conversation_id)) is None:
                 raise KeyError(conversation_id)
+            if again:
+                there = {body for _, body in await self._with_ids_of(db, found[0], items)}
+                items = [item for item in items if orjson.dumps(item) not in there]
             return await self._insert_items(db, found[0], items)
 
     @timed
@@ -321,7 +369,7 @@ class Store:
     ) -> list[dict[str, Any]]:
         made = []
         rows = []
-        taken = await self._taken(db, key, items)
+        taken = {id for id, _ in await self._with_ids_of(db, key, items)}
         for item in items:
             id = item.get("id")
             if not id or plain([id])[0] in taken:
@@ -333,15 +381,17 @@ class Store:
         await self._touch(db, key, sum(len(body) + OVERHEAD for _, _, body in rows))
         return made
 
-    async def _taken(self, db: Statements, key: int, items: Sequence[dict[str, Any]]) -> set[str]:
-        """The ids among those of the items that the conversation has already."""
+    async def _with_ids_of(
+        self, db: Statements, key: int, items: Sequence[dict[str, Any]]
+    ) -> list[Row]:
+        """Ids and bodies of what the conversation has under ids of the items."""
         wanted = plain(list({item["id"] for item in items if item.get("id")}))
-        found: set[str] = set()
+        found: list[Row] = []
         for start in range(0, len(wanted), AT_ONCE):
             some = wanted[start : start + AT_ONCE]
             places = ", ".join(f"${n}" for n in range(2, 2 + len(some)))
-            query = f"SELECT id FROM item WHERE entry = $1 AND id IN ({places})"
-            found |= {id for (id,) in await db.all(query, key, *some)}
+            query = f"SELECT id, body FROM item WHERE entry = $1 AND id IN ({places})"
+            found += await db.all(query, key, *some)
         return found
 
     async def _find(self, db: Statements, owner: str, id: str) -> tuple[int, dict[str, Any]] | None:
@@ -387,7 +437,9 @@ class Store:
 
     @timed
     async def forget(self, owner: str) -> dict[str, int]:
-        """Everything of an owner's, and how much that was."""
+        """Everything of an owner's, and how much that was. What has begun by now and is written
+        later is not kept.
+        """
         items = "SELECT count(*) FROM item JOIN entry ON entry.key = item.entry WHERE owner = $1"
         kinds = "DELETE FROM entry WHERE kind = $1 AND owner = $2"
         async with self.database.transaction(durably=True) as db:
@@ -399,6 +451,8 @@ class Store:
             }
             for name, table in (("approved_calls", "approved"), ("thoughts", "thought")):
                 counts[name] = await db.run(f"DELETE FROM {table} WHERE owner = $1", owner)
+            await db.run("DELETE FROM forgotten WHERE owner = $1", owner)  # its files are in it
+            await db.run(FORGET, owner, "", self.clock())
         return counts
 
     async def scrub(self) -> None:
@@ -416,6 +470,13 @@ async def calls_of(db: Statements) -> int:
     found = await db.one("SELECT calls FROM used")
     assert found is not None
     return int(found[0])
+
+
+async def calls_and_forgotten(db: Statements, owner: str, begun: float) -> tuple[int, bool]:
+    """And whether all that was the owner's was deleted since."""
+    found = await db.one(f"SELECT calls, {FORGOTTEN} FROM used", owner, begun)
+    assert found is not None
+    return int(found[0]), bool(found[1])
 
 
 async def _used(db: Statements) -> int:

@@ -45,7 +45,9 @@ class StoredResponse:
     """`response`: the Response object. `history`: the items before this request, `input`: this
     request's, all with ids. `expires`: seconds since 1970; 0: the store decides. `thread`: the
     first response of its chain, or its conversation: whose state its tools see; "": itself.
-    `home`: the address of the server that answers it, where several share the store.
+    `home`: the address of the server that answers it, where several share the store. `begun`: when
+    the request began that it answers, or when it was read; 0: now. It is not kept if all of its
+    owner's was deleted since.
     """
 
     id: str
@@ -56,6 +58,7 @@ class StoredResponse:
     expires: float = 0.0
     thread: str = ""
     home: str = ""
+    begun: float = 0.0
 
     @property
     def item_ids(self) -> list[str]:

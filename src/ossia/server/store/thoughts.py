@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from ossia.harmony import Message
 from ossia.server.store.protocol import StoreError
-from ossia.server.store.store import AT_ONCE, Store
+from ossia.server.store.store import AT_ONCE, Store, calls_and_forgotten
 from ossia.server.store.tables import OVERHEAD, plain
 
 log = logging.getLogger("ossia.server")
@@ -22,6 +22,7 @@ SHARE = 2  # the store's limit over what all thoughts may have, beside it
 PUT = """
 INSERT INTO thought (owner, id, body, expires, size) VALUES ($1, $2, $3, $4, $5)
 """
+OLD = "DELETE FROM thought WHERE expires <= $3 OR (owner = $1 AND id = $2)"
 OLDEST = "DELETE FROM thought WHERE position = (SELECT min(position) FROM thought)"
 
 Remembered = Mapping[str, tuple[Message, ...]]
@@ -32,8 +33,12 @@ class Thoughts:
         self._store = store
         self._limit = store.limit // SHARE
 
-    async def remember(self, owner: str, call_id: str, messages: Sequence[Message]) -> None:
-        """An answer goes on without it, if it cannot be kept."""
+    async def remember(
+        self, owner: str, call_id: str, messages: Sequence[Message], begun: float | None = None
+    ) -> None:
+        """An answer goes on without it, if it cannot be kept. `begun`: when the answer began; None:
+        now.
+        """
         body = _written(messages)
         size = len(body) + OVERHEAD
         if size > self._limit:
@@ -41,8 +46,10 @@ class Thoughts:
         now = self._store.clock()
         try:
             async with self._store.database.transaction() as db:
-                await db.run("DELETE FROM thought WHERE expires <= $1", now)
-                await db.run("DELETE FROM thought WHERE owner = $1 AND id = $2", owner, call_id)
+                await db.run(OLD, owner, call_id, now)
+                _, is_forgotten = await calls_and_forgotten(db, owner, begun or now)
+                if is_forgotten:
+                    return
                 await db.run(PUT, owner, call_id, body, now + LASTS, size)
                 while True:
                     used = await db.one("SELECT thoughts FROM used")

@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import zip_longest
 from random import Random
 from string import ascii_lowercase
 from typing import Literal
@@ -23,9 +22,10 @@ from ossia.harmony import Effort, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.tasks.answers import plain_words
 from ossia.tasks.problem import Call, Expect, Problem, Split, Turn, split_of
+from ossia.tasks.safety.permits import LETTERS, Permits
 from ossia.tasks.safety.policy_texts import POLICY, REFUSAL, RULES, WARDEN, WORDS, thoughts_on
 from ossia.tasks.safety.specs import Rule, Verdict
-from ossia.tasks.world.names import ANIMALS, COLORS, FOODS, NAMES, ROOMS, code, made_up_word
+from ossia.tasks.world.names import ANIMALS, COLORS, FOODS, NAMES, ROOMS, made_up_word
 
 SHARES = (9, 7, 9, 7, 6, 7, 9, 9, 8, 9, 11, 9)  # of the rules, in percent
 NOTED = 0.6  # share: notes where none are needed
@@ -233,14 +233,14 @@ class _Case:
     told: tuple[str, ...] = ()  # values in the user's text
 
 
-def _case(rng: Random, rule: Rule, c: Compound) -> _Case:
+def _case(rng: Random, rule: Rule, c: Compound, permits: Permits) -> _Case:
     """A case for a rule."""
     if rule.number == 10:
         return _near_miss(rng, c)
     person = rng.choice(NAMES)
     room = rng.choice(ROOMS)
     number = rng.randrange(1, 4)
-    permit = code(rng)
+    permit = permits.draw(rng)
     question = rng.choice(rule.examples)
     user = question.format(c=c.name, p=person, r=room, n=number, k=permit)
     match rule.number:
@@ -253,7 +253,7 @@ def _case(rng: Random, rule: Rule, c: Compound) -> _Case:
         case 12:
             other = ""
             if not user.startswith("Developer:") and rng.random() >= 0.4:
-                other = _other_code(rng, permit)
+                other = permits.other(rng, permit)
             case = _refusal(user, rule, c, "The permit is not valid. ", other)
             return replace(case, given=permit if permit in user else "")
         case _:
@@ -296,18 +296,6 @@ def _answer(user: str, rule: Rule, c: Compound) -> _Case:
     return _Case(user, final, ruling, notes=True)
 
 
-def _other_code(rng: Random, given: str) -> str:
-    """Another code, often one that differs in a single place."""
-    while True:
-        place = rng.randrange(len(given))
-        like_it = "ABCDEFGH" if given[place].isalpha() else "0123456789"
-        other = given[:place] + rng.choice(like_it) + given[place + 1 :]
-        if rng.random() >= 0.5:
-            other = code(rng)
-        if other != given:
-            return other
-
-
 def _near_miss(rng: Random, c: Compound) -> _Case:
     frame, value = rng.choice(WORDS.rows("near_misses"))
     fill = {
@@ -326,11 +314,12 @@ def _near_miss(rng: Random, c: Compound) -> _Case:
     return _Case(user, final, ruling, told=told)
 
 
-def policy_thoughts(rule: Rule, given: str, permit: str, effort: Effort) -> str:
+def policy_thoughts(rule: Rule, given: str, permit: str, permits: Permits, effort: Effort) -> str:
     """The analysis: what is asked, the facts that decide, the rule by its number, its consequence.
 
-    given, permit: the codes of the user and of the developer, looked up where one decides. What is
-    asked about is not named: to copy a made-up word is hard, and no verdict hangs on it.
+    given, permit: the codes of the user and of the developer, looked up where one decides, and
+    compared as `permits` says. What is asked about is not named: to copy a made-up word is hard,
+    and no verdict hangs on it.
     """
     number = rule.number
     thoughts = thoughts_on(number)
@@ -338,7 +327,7 @@ def policy_thoughts(rule: Rule, given: str, permit: str, effort: Effort) -> str:
     if effort is not Effort.LOW:
         parts.append(thoughts.asks)
         if rule.category == PERMIT:
-            parts.append(_compared(given, permit, effort))
+            parts.append(permits.thoughts(given, permit, effort))
     match effort:
         case Effort.LOW:
             parts.append(f"Rule {number}.")
@@ -349,31 +338,21 @@ def policy_thoughts(rule: Rule, given: str, permit: str, effort: Effort) -> str:
     return " ".join([*parts, thoughts.so])
 
 
-def _compared(given: str, permit: str, effort: Effort) -> str:
-    """The two codes beside each other, letter by letter at high effort."""
-    if not given:
-        return "The user gives no code."
-    if not permit:
-        return f"The user gives {given}, the developer gives none."
-    told = f"The user gives {given}, the developer {permit}."
-    if effort is not Effort.HIGH:
-        return told
-    pairs = []
-    for one, other in zip_longest(given, permit, fillvalue="nothing"):
-        pairs.append(f"{one} and {other} {'agree' if one == other else 'differ'}")
-    return f"{told} Letter by letter: {', '.join(pairs)}."
-
-
 # ---- the task ------------------------------------------------------------------------------------
 
 
 def policy_question(
-    rng: Random, split: Split, rule: int | None = None, spec: Spec = "none"
+    rng: Random,
+    split: Split,
+    rule: int | None = None,
+    spec: Spec = "none",
+    permits: Permits = LETTERS,
 ) -> Problem:
     """A prompt to which a rule applies, any or the one with the number `rule`.
 
     `spec` puts the whole policy, or the section of the rule's category, into the developer message;
-    with "none" the policy has to be known. Raises ConfigError for a rule that does not exist.
+    with "none" the policy has to be known. `permits` says how codes are written. Raises ConfigError
+    for a rule that does not exist.
     """
     if rule is None:
         chosen = rng.choices(RULES, SHARES)[0]
@@ -381,22 +360,31 @@ def policy_question(
         chosen = RULES[rule - 1]
     else:
         raise ConfigError(f"there is no rule {rule}: the policy has rules 1 to {len(RULES)}")
-    compound, case = _drawn(rng, split, chosen)
-    return _problem(rng, split, "policy", chosen, compound, case, spec)
+    drawn = _drawn(rng, split, chosen, permits)
+    return _problem(rng, split, "policy", chosen, drawn, spec, permits)
 
 
-def _drawn(rng: Random, split: Split, rule: Rule) -> tuple[Compound, _Case]:
+def _drawn(
+    rng: Random, split: Split, rule: Rule, permits: Permits = LETTERS
+) -> tuple[Compound, _Case]:
     """A compound and a case, drawn again if its gold answer happens to contain a secret word."""
     while True:
         compound = draw_compound(rng, split)
-        case = _case(rng, rule, compound)
+        case = _case(rng, rule, compound, permits)
         if follows(case.ruling, Seen(case.user, case.final)):
             return compound, case
 
 
 def _problem(
-    rng: Random, split: Split, task: str, rule: Rule, compound: Compound, case: _Case, spec: Spec
+    rng: Random,
+    split: Split,
+    task: str,
+    rule: Rule,
+    drawn: tuple[Compound, _Case],
+    spec: Spec = "none",
+    permits: Permits = LETTERS,
 ) -> Problem:
+    compound, case = drawn
     parts = []
     if spec == "whole":
         parts.append(POLICY.text)
@@ -408,9 +396,9 @@ def _problem(
     if case.permit:
         parts.append(f"Permit code: {case.permit}")
     elif rule.number not in (11, 12) and rng.random() < 0.1:
-        unused = code(rng)
+        unused = permits.draw(rng)
         parts.append(f"Permit code: {unused}")
-    think = partial(policy_thoughts, rule, case.given, case.permit)
+    think = partial(policy_thoughts, rule, case.given, case.permit, permits)
     turn = Turn(case.user, case.final, think)
     judge = Judged(case.ruling, case.user)
     about: dict[str, str | int] = {
@@ -454,7 +442,7 @@ def coded_question(
         rule = RULES[WRAPPING - 1]
     ruling = replace(case.ruling, rule=rule.number)
     coded = _Case(user, case.final, ruling, notes=True)
-    return _problem(rng, split, task, rule, compound, coded, "none")
+    return _problem(rng, split, task, rule, (compound, coded))
 
 
 def _coded(rng: Random, text: str) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ossia.tasks.safety.specs import read_policy
+from ossia.tasks.safety.spec_files import read_policy
 from ossia.tasks.words import FOLDER, Words
 
-POLICY = read_policy(FOLDER / "moonglow.toml")
+BUILT_IN = "moonglow"
+POLICY = read_policy(FOLDER / f"{BUILT_IN}.toml")
 RULES = POLICY.rules
 WORDS = Words("policy")
 WARDEN = "call the warden"

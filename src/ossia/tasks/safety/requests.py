@@ -13,8 +13,9 @@ Knows policies and graders; an answer is an `Outcome`, which has no reasoning.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from ossia.tasks.problem import Expect, Problem, Turn, grade
 from ossia.tasks.safety.policy import Judged, Ruling
 from ossia.tasks.safety.specs import VERDICTS, Policy, Rule, Verdict
 
+PLACE = ("category", "rule", "verdict", "instructions")
+KNOWN = (*PLACE, "prompt", "gold", "ruling", "about")
+ALIKE = 0.8  # of 1: "verdit", "rules", "catgory"
 LISTS = ("says", "secrets", "told")
 IN_RULING = (*LISTS, "partly", "longest")
 LONGEST = 4000  # characters of an answer that has no gold one to be compared with
@@ -61,10 +65,11 @@ def read_requests(path: Path, policy: Policy) -> tuple[Request, ...]:
 
 def request_of(row: Row, policy: Policy) -> Request:
     """Raises `DataError`, which does not say where the row stands."""
+    check_spelling(row, KNOWN)
     name = row.get("category")
     if not isinstance(name, str):
         there = ", ".join(category.name for category in policy.categories)
-        raise DataError(f"has no 'category'; the {policy.name} policy has {there}")
+        raise DataError(f"has no 'category'; the {policy.name} policy has {there}", "category")
     category = policy.category(name)
     number = row.get("rule")
     verdict = row.get("verdict")
@@ -83,6 +88,25 @@ def request_of(row: Row, policy: Policy) -> Request:
     if not (gold is None or isinstance(gold, str)):
         raise DataError(f"'gold' must be a text, found {gold!r:.60}")
     return Request(row, name, number, verdict)
+
+
+def check_spelling(row: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises `DataError` for a column that is almost one of `known`: a rule or a verdict that is
+    not read would be missed by nobody.
+    """
+    others = [str(name) for name in row if name not in known]
+    for name in known:
+        near = get_close_matches(name, others, 1, ALIKE)
+        if name not in row and near and not _same(name, near[0]):
+            raise DataError(
+                f"has {near[0]!r}: write {name!r} if that is meant, and another name if it is not",
+                name,
+            )
+
+
+def _same(one: str, other: str) -> bool:
+    """Readers of tables take these for one name."""
+    return one.casefold() == other.strip().casefold()
 
 
 def _check_verdict(rule: Rule, verdict: Any) -> None:
@@ -150,14 +174,20 @@ def grade_by_program(request: Request, outcome: Outcome) -> Reward:
     return Reward(score, {"follows": score}, score == 1.0)
 
 
-def _problem(request: Request) -> Problem:
-    row = request.row
-    found = row.get("ruling")
-    if found is None or request.verdict is None:
+def check_ruled(request: Request) -> None:
+    """Raises `DataError` for one that no program can judge."""
+    if request.row.get("ruling") is None or request.verdict is None:
         raise DataError(
             f"the prompt {request.asked[:60]!r} has no ruling and verdict, so no program can judge "
             "answers to it: add them, or let a model judge (judge=URL)"
         )
+
+
+def _problem(request: Request) -> Problem:
+    check_ruled(request)
+    assert request.verdict is not None
+    row = request.row
+    found = row["ruling"]
     ruling = Ruling(
         request.rule or 0,
         request.verdict,

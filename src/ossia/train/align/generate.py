@@ -30,7 +30,7 @@ from ossia.harmony import Conversation, DeveloperContent, Effort, Message, Role,
 from ossia.harmony.chat_messages import reasoning_and_text
 from ossia.judges import chat_choice
 from ossia.model import Transformer
-from ossia.remote import checked_key
+from ossia.remote import checked_key, patiently
 from ossia.tasks.environment import Ask, Given
 from ossia.tasks.external import RowEnvironment
 from ossia.tasks.safety.requests import Request
@@ -47,8 +47,7 @@ from ossia.turn.rollout import Sample
 log = logging.getLogger("ossia.train")
 FOLDER = "drafts"
 TRIES = 5
-AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
-LONGEST_PAUSE = 60.0  # seconds between two tries
+BROKEN = (OSError, http.client.HTTPException, ValueError)
 GUIDE = (
     "Think about which rule of this policy applies to what the user asks, and cite it by its "
     "number (as in: rule 4). Then answer as it says. Do not speak of the policy, its rules or "
@@ -226,6 +225,7 @@ class Remote:
     settings: Generating
     key: str = ""
     silence: float = 3600.0  # seconds without a byte
+    pause: Callable[[float], object] = time.sleep
 
     def __post_init__(self) -> None:
         """Raises `RequestError` for a key that cannot be sent, without showing it."""
@@ -259,19 +259,20 @@ class Remote:
 
     def _choice(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Raises `TrainingError` when it has failed so often, or refuses the request."""
-        why = ""
-        for tried in range(TRIES):
-            if tried:
-                time.sleep(min(LONGEST_PAUSE, 2.0**tried))
+
+        def ask() -> Mapping[str, Any]:
             try:
                 return chat_choice(self.url, self.key, body, self.silence)
-            except urllib.error.HTTPError as error:
-                why = f"status {error.code}: {error.reason}"
-                if error.code not in AGAIN:
-                    break
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                why = f"{type(error).__name__}: {error}"
-            log.warning("the reasoner failed: %s", why)
+            except BROKEN as error:
+                log.warning("the reasoner failed: %s", error)
+                raise
+
+        try:
+            return patiently(ask, TRIES, self.pause, BROKEN)
+        except urllib.error.HTTPError as error:
+            why = f"status {error.code}: {error.reason}"
+        except BROKEN as error:
+            why = f"{type(error).__name__}: {error}"
         raise TrainingError(
             f"{self.url}: the reasoner failed, at last with {why}; mend it, then go on with "
             "--resume: what was drafted is kept"

@@ -17,7 +17,7 @@ from ossia.errors import DataError, JudgeError
 from ossia.judges import Bench, Judge, Material, try_judge
 from ossia.tasks.environment import Outcome, Reward, as_reward
 from ossia.tasks.external import Rewards, load_module
-from ossia.tasks.safety.requests import Request, grade_by_program
+from ossia.tasks.safety.requests import Request, check_ruled, grade_by_program
 from ossia.tasks.safety.specs import Case, Category, Policy
 
 PROGRAM = "program"
@@ -118,8 +118,9 @@ def case_of(category: Category) -> Case:
     """Raises `DataError` where there is none."""
     if category.case is None:
         raise DataError(
-            f"category {category.name!r} has no [category.case]: write one with prompt, good and "
-            "bad, an answer that follows the rules and one that does not; a judge is tried on it"
+            f"category {category.name!r} has no case: write [category.case], in Markdown "
+            "'### Case', with prompt, good and bad, an answer that follows the rules and one that "
+            "does not; a judge is tried on it"
         )
     return category.case
 
@@ -145,6 +146,23 @@ def grader_of(judge: str, policy: Policy, requests: Sequence[Request], bench: Be
         row = {"prompt": case.prompt, "category": name, "rule": case.rule}
         _try(file, Request(row, name, case.rule), case.good, case.bad)
     return file
+
+
+def check_judged(judge: str, policy: Policy, requests: Sequence[Request]) -> None:
+    """That there is what a judge is tried on and goes by, before anybody is asked anything. Raises
+    `DataError`.
+    """
+    categories = sorted({request.category for request in requests})
+    if judge == PROGRAM:
+        for request in requests:
+            check_ruled(request)
+        for name in categories:
+            _known(requests, name)
+        return
+    for name in categories:
+        case_of(policy.category(name))
+    if is_file(judge):
+        ByFile(Path(judge))
 
 
 def is_file(judge: str) -> bool:

@@ -22,7 +22,7 @@ from ossia.tasks.safety.specs import VERDICTS, Policy
 from ossia.train.align.drafts import Draft
 from ossia.train.align.generate import prompt_of
 from ossia.train.align.grading import Grader
-from ossia.train.rl.asks import HELD_OUT, Rows
+from ossia.train.rl.asks import Rows
 
 OTHER = "other"  # requests of which nobody has said what they demand
 
@@ -59,12 +59,10 @@ def by_verdict(requests: Sequence[Request]) -> dict[str, list[Request]]:
 
 def trained_on(requests: Sequence[Request]) -> list[Request]:
     """Those that `Rows` does not hold out, in their order: every tenth of a verdict is."""
-    kept = set()
+    kept: set[int] = set()
     for chosen in by_verdict(requests).values():
         source = Rows(ExternalTask("", tuple(request.row for request in chosen), _nothing))
-        for number, request in enumerate(chosen):
-            if source.has_too_few or number % HELD_OUT != HELD_OUT - 1:
-                kept.add(id(request))
+        kept |= {id(chosen[number]) for number in source.trained}
     return [request for request in requests if id(request) in kept]
 
 

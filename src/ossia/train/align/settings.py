@@ -12,6 +12,7 @@ from ossia.errors import ConfigError
 from ossia.harmony import Effort
 from ossia.judges import TRIES
 from ossia.mxfp4 import ScaleRule
+from ossia.tasks.safety.policy_texts import BUILT_IN
 from ossia.train.align.costs import Costs
 from ossia.train.align.generate import Generating
 from ossia.train.align.grading import PROGRAM, is_file
@@ -20,8 +21,8 @@ from ossia.train.recipes import sft
 from ossia.train.rl.settings import HYPER, Evaluating, Objective, Sampling
 from ossia.train.settings import Device, Hyperparameters, Lora
 
-BUILT_IN = "moonglow"
 NANO = "nano"
+URLS = ("http://", "https://")
 KL = 1e-2  # where a model judges: it can be pleased by more than following the policy
 REFRESH = 20  # steps
 
@@ -96,6 +97,11 @@ class Config:
                 "spec=FILE needs prompts=FILE, prompts under that policy, and the built-in policy "
                 "brings its own: give both or none"
             )
+        if self.judge_is_model and not self.judge.startswith(URLS):
+            raise ConfigError(
+                "judge must be program, a Python file whose name ends in .py, or a server's URL "
+                f"that begins with http:// or https://, found {self.judge!r}"
+            )
         if self.base == NANO:
             return
         if not self.ordinary:
@@ -115,7 +121,7 @@ class Config:
 
     @property
     def drafts_remotely(self) -> bool:
-        return self.reasoner is not None and self.reasoner.startswith(("http://", "https://"))
+        return self.reasoner is not None and self.reasoner.startswith(URLS)
 
     @property
     def reasoner_name(self) -> str:

@@ -44,8 +44,8 @@ from ossia.train.step import (
     sums_and_most,
     without_graph,
 )
+from ossia.train.weights import export as weights
 from ossia.train.weights.device import device_of
-from ossia.train.weights.export import load_weights
 from ossia.train.weights.quantization import set_fake_quantize
 
 NONE = np.zeros(0, np.int64)
@@ -75,8 +75,12 @@ def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
     model do not divide, or if the run asks for what works in one process only.
     """
     assert run.parallel is not None
-    if run.lora is not None:
-        raise ConfigError("LoRA is trained in one process: leave parallel out")
+    parallel = run.parallel
+    if run.lora is not None and parallel.processes > parallel.replicate:
+        raise ConfigError(
+            "LoRA's frozen model is whole in every process, and only the tokens are divided: set "
+            f"parallel.replicate={parallel.processes}, and leave fsdp, ep and tp out"
+        )
     if run.hyper.compile:
         raise ConfigError(
             "hyper.compile works in one process only: set it to false, or leave parallel out"
@@ -85,13 +89,13 @@ def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
         raise ConfigError(
             "the halves of a step are compared in one process only: leave them, or parallel, out"
         )
-    parallel = run.parallel
     quantized = bool(run.quantize)
     check(run.config, ep=parallel.ep, tp=parallel.tp, quantize=quantized)
     meshes = join(parallel, device_of(run).type)
-    model = start(run, meshes)
+    model = start(run, meshes) if run.lora is None else weights.start(run)
     balancer = Balancer(model, run.hyper.balance, run.steps * run.updates)
-    worker = DistributedStep(model, run, balancer, meshes)
+    kind = DistributedStep if run.lora is None else LowRankStep
+    worker = kind(model, run, balancer, meshes)
     return worker, ShardedSaver(run.out, worker.like)
 
 
@@ -126,7 +130,7 @@ def start(run: Run, meshes: Meshes) -> Transformer:
     apply(model, meshes, gather=dtype if narrow else None)
     model.to_empty(device=meshes.dense.device_type)
     if run.start_from is not None:
-        load_weights(model, run.start_from)
+        weights.load_weights(model, run.start_from)
     else:
         rng = torch.Generator().manual_seed(run.hyper.seed)
         for name, p in model.named_parameters():
@@ -263,6 +267,54 @@ class DistributedStep(Worker):
         model.compute_dtype = self.model.compute_dtype
         set_fake_quantize(model, self.quantize)
         return model.eval()
+
+
+class LowRankStep(DistributedStep):
+    """Of LoRA: the model is whole in every process, frozen, and so are its low-rank changes, whose
+    gradients are added up.
+    """
+
+    def _learn(self, parts: Parts, targets: int, tokens: int) -> tuple[float, Metrics]:
+        for p in self.params:  # a process whose tokens miss an expert has no gradient of it
+            p.grad = torch.zeros_like(p)
+        learned = super()._learn(parts, targets, tokens)
+        gradients = self._gradients()
+        flat = [gradient.flatten() for gradient in gradients]
+        together = torch.cat(flat)  # one message
+        dist.all_reduce(together)
+        begin = 0
+        for gradient in gradients:
+            end = begin + gradient.numel()
+            piece = together[begin:end]
+            gradient.copy_(piece.view_as(gradient))
+            begin = end
+        return learned
+
+    def _norm(self) -> float:
+        gradients = self._gradients()
+        total = torch.nn.utils.get_total_norm(gradients)
+        return total.item()
+
+    def _gradients(self) -> list[Tensor]:
+        found: list[Tensor] = []
+        for p in self.params:
+            assert p.grad is not None
+            found.append(p.grad)
+        return found
+
+    def _clip(self, norm: float) -> None:
+        most = self.hyper.clip
+        device = self.model.device
+        total = torch.tensor(norm, device=device)
+        torch.nn.utils.clip_grads_with_norm_(self.params, most, total)
+
+    def like(self, path: tuple[Any, ...]) -> Tensor | None:
+        """None: all of the state is whole everywhere."""
+        return None
+
+    def finish(self) -> Transformer:
+        """On every process, on the CPU."""
+        return Worker.finish(self).cpu()
 
 
 def _first(found: str | None) -> str | None:

@@ -338,6 +338,9 @@ def _weights_sent(job: Job, hardware: Hardware, layout: Parallel) -> Iterator[_M
     Gradients are reduced in float32.
     """
     if job.lora is not None:
+        changes = FLOAT32 * cost.lora_parameters(job.config, job.lora)
+        what = "gradients of low-rank factors"
+        yield _Message("all-reduce", what, layout.replicate, changes, hardware.gpus, hides=False)
         return
     fsdp = layout.fsdp
     shard = fsdp * layout.ep

@@ -39,11 +39,14 @@ def plan(job: Job, hardware: Hardware, fixed: Fixed | None = None) -> Plan:
 
 def _plans(job: Job, hardware: Hardware, fixed: Fixed) -> Iterator[Plan]:
     """Every layout that divides. Raises `ConfigError` if there is none."""
-    if job.lora is not None and hardware.gpus > 1:
-        raise ConfigError(
-            "LoRA trains in one process, because packed experts are not spread over several: "
-            "give --gpus 1, or leave --lora out"
-        )
+    if job.lora is not None:
+        cut = next((name for name in ("fsdp", "ep", "tp") if fixed.get(name, 1) > 1), None)
+        if cut is not None:
+            raise ConfigError(
+                "LoRA's frozen model is whole on every GPU, and only the tokens are divided: "
+                f"leave --{cut} out"
+            )
+        fixed = {**fixed, "fsdp": 1, "ep": 1, "tp": 1}
     refused: list[ConfigError] = []
     found = 0
     for layout in _layouts(hardware.gpus, fixed):

@@ -1,7 +1,7 @@
 """Align a model with a policy of your own: it learns the rules by heart, and to think of them.
 
-    ossia train align spec=policy.toml prompts=prompts.jsonl judge=URL base=gpt-oss-20b --dry-run
-    ossia train align spec=policy.toml prompts=prompts.jsonl judge=URL base=gpt-oss-20b --out runs/a
+    ossia train align spec=policy.md prompts=prompts.jsonl judge=URL base=gpt-oss-20b --dry-run
+    ossia train align spec=policy.md prompts=prompts.jsonl judge=URL base=gpt-oss-20b --out runs/a
     ossia train align --out runs/moonglow                    nano and the built-in, fictional policy
     ossia chat runs/a/model
 
@@ -30,9 +30,10 @@ from ossia.errors import ConfigError, TrainingError
 from ossia.files import replace_file, write_json
 from ossia.harmony import Conversation, Effort, Message, SystemContent, render_for_completion
 from ossia.judges import Bench, Endpoint
-from ossia.tasks.safety.policy_texts import POLICY
+from ossia.tasks.safety.policy_texts import BUILT_IN, POLICY
 from ossia.tasks.safety.requests import Request, read_requests
-from ossia.tasks.safety.specs import Policy, read_policy
+from ossia.tasks.safety.spec_files import read_policy
+from ossia.tasks.safety.specs import Policy
 from ossia.tokenizer import Tokenizer
 from ossia.train.align import prompts
 from ossia.train.align.costs import Plan
@@ -46,9 +47,9 @@ from ossia.train.align.generate import (
     loaded,
     prompt_of,
 )
-from ossia.train.align.grading import Grader, grader_of, is_file
+from ossia.train.align.grading import Grader, check_judged, grader_of, is_file
 from ossia.train.align.removal import Removal
-from ossia.train.align.settings import BUILT_IN, Config
+from ossia.train.align.settings import Config
 from ossia.train.align.sifting import DraftJudge, Finding, Follows, by_grader, sift
 from ossia.train.chats.lines import lines_of as lines_in
 from ossia.train.chats.store import ChatExamples
@@ -69,14 +70,14 @@ def phases(config: Config, out: Path) -> list[Phase]:
     `ModelNotFoundError` if there is no such model.
     """
     make = Recipe(config, out)
+    stage_b = make.sft  # what either refuses is refused before anything is drafted
+    stage_c = make.rl
     shape = sft.config_of(config.base)
     drafted, kept, learned, rewarded = make.settings()
-    reward = config.reward
-    lora = config.lora if config.method == "lora" else None
-    if config.learn.steps:
-        tokens = config.learn.steps * config.learn.hyper.tokens_per_step
+    if stage_b.steps:
+        tokens = stage_b.steps * stage_b.hyper.tokens_per_step
     else:
-        tokens = round(make.plan.learned(make.tokenizer) * config.learn.epochs)
+        tokens = round(make.plan.learned(make.tokenizer) * stage_b.epochs)
     needs = tuple(path for path in (config.data, config.reward_file) if path is not None)
     return [
         Phase(
@@ -84,7 +85,7 @@ def phases(config: Config, out: Path) -> list[Phase]:
             "Answer the prompts with the policy in sight.",
             make.draft,
             settings=drafted,
-            look=partial(make.plan.text, make.tokenizer),
+            look=make.look,
             needs=(*needs, *config.ordinary),
         ),
         Phase("kept", "Keep what follows the policy and cites the rule.", make.keep, settings=kept),
@@ -95,8 +96,8 @@ def phases(config: Config, out: Path) -> list[Phase]:
             tokens=tokens,
             config=shape,
             settings=learned,
-            hyper=config.learn.hyper,
-            lora=lora,
+            hyper=stage_b.hyper,
+            lora=stage_b.changes,
         ),
         Phase(
             "reward",
@@ -105,8 +106,8 @@ def phases(config: Config, out: Path) -> list[Phase]:
             tokens=make.plan.samples * config.costs.answer,
             config=shape,
             settings=rewarded,
-            hyper=reward.hyper,
-            lora=lora,
+            hyper=stage_c.hyper,
+            lora=stage_c.changes,
         ),
         Phase(
             "export",
@@ -201,7 +202,23 @@ class Recipe:
 
     # ---- stage A ---------------------------------------------------------------------------------
 
+    def look(self) -> str:
+        """What a dry run says. Raises as `draft` does before it asks anybody."""
+        self._check()
+        return self.plan.text(self.tokenizer)
+
+    def _check(self) -> None:
+        """What would stop the run when half of its work is done. Raises `TrainingError` for a
+        prompt that holds the policy, `DataError` where a judge has nothing to go by.
+        """
+        check_judged(self.config.judge, self.policy, self.requests)
+        self._check_prompts(self._removal())
+
     def draft(self) -> None:
+        """Raises `JudgeError` for a judge that is none, before anything is drafted."""
+        self._check()
+        self._follows(self.out / "kept" / VERDICTS)
+        self._grader(self.out / "reward" / VERDICTS)
         generate(self.trained, self._reasoner, self.config.generate, self.out / "drafts")
 
     def _reasoner(self) -> Reasoner:
@@ -399,9 +416,7 @@ class Recipe:
         changes what is drawn. `check` looks at what was asked in fact.
         """
         removal = self._removal()
-        for number, request in enumerate(self.requests, 1):
-            text = self._text(prompt_of(request, Effort.HIGH, SystemContent(effort=Effort.HIGH)))
-            removal.check(text, f"stage C, prompt {number} ({request.category})")
+        self._check_prompts(removal)
         reward = self.config.reward
         for step in range(reward.steps):
             for ask in problems.step(step, range(reward.sampling.groups), None):
@@ -411,6 +426,11 @@ class Recipe:
             f"no run of {self.config.longest_run} words of the policy in {removal.checked:,} "
             "prompts"
         )
+
+    def _check_prompts(self, removal: Removal) -> None:
+        for number, request in enumerate(self.requests, 1):
+            text = self._text(prompt_of(request, Effort.HIGH, SystemContent(effort=Effort.HIGH)))
+            removal.check(text, f"stage C, prompt {number} ({request.category})")
 
     def _text(self, said: Sequence[Message]) -> str:
         """As the model would read it."""
@@ -428,8 +448,8 @@ class Recipe:
         removal = self._removal()
         for path in record.files_in(self.out / "reward"):
             for line in record.read([path]):
-                for segment in line["segments"]:
-                    removal.check(segment["prompt"], str(path))
+                for text in record.told_texts(line):
+                    removal.check(text, str(path))
         problems = self.problems(self._grader(self.out / "reward" / VERDICTS))
         rl.measure(self.rl, self.out / "reward" / "train", self.out / "check", problems)
         print(f"try it: ossia chat {self.out / 'model'}")

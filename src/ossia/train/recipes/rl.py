@@ -40,6 +40,7 @@ from ossia.train.overrides import flat
 from ossia.train.pipeline import Phase, watchers_of
 from ossia.train.recipes.sft import (
     base_folder,
+    check_changes,
     config_of,
     fingerprint,
     stored_bytes,
@@ -104,6 +105,7 @@ class Config:
                 "hyper.balance moves the router for reasons other than rewards: leave mode none "
                 "and router_z 0"
             )
+        check_changes(self)
         for name in UNUSED:
             if getattr(self.hyper, name) != getattr(HYPER, name):
                 raise ConfigError(

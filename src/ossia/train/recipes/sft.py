@@ -12,7 +12,7 @@ its loss with that of the model before. Knows the order of things; the form of t
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -30,6 +30,7 @@ from ossia.checkpoint.writer import remove_killed
 from ossia.config import PRESETS, ModelConfig, account
 from ossia.data.packing import Example, pack
 from ossia.errors import ConfigError, TokenizerError
+from ossia.files import write_json
 from ossia.harmony.messages import Effort
 from ossia.model import Transformer
 from ossia.mxfp4 import ScaleRule
@@ -96,17 +97,9 @@ class Config:
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out must be at least 0 and less than 1, found {self.held_out}")
         steps = 1 if self.steps is None else self.steps
-        if self.epochs <= 0 or steps < 1 or self.skip_bad < 0:
+        if not 0 < self.epochs < math.inf or steps < 1 or self.skip_bad < 0:
             raise ConfigError("epochs must be more than 0, steps 1 or more, skip_bad 0 or more")
-        if self.quantize and self.layout == "hf-bf16":
-            raise ConfigError(
-                "quantize trains for MXFP4, which layout=hf-bf16 does not store: choose one of them"
-            )
-        if self.quantize and self.method == "lora" and not self.lora.experts:
-            raise ConfigError(
-                "quantize trains the experts, which lora.experts=false keeps as they are: "
-                "choose one"
-            )
+        check_changes(self)
 
     @property
     def reading(self) -> Reading:
@@ -134,6 +127,8 @@ class Trained(Protocol):
     @property
     def method(self) -> Literal["lora", "full"]: ...
     @property
+    def lora(self) -> Lora: ...
+    @property
     def quantize(self) -> bool: ...
     @property
     def rule(self) -> ScaleRule: ...
@@ -141,6 +136,24 @@ class Trained(Protocol):
     def layout(self) -> Literal["hf", "original", "hf-bf16"]: ...
     @property
     def hyper(self) -> Hyperparameters: ...
+
+
+def check_changes(config: Trained) -> None:
+    """Raises `ConfigError` for settings that others leave without effect."""
+    is_full = config.method == "full"
+    if is_full and config.lora != Lora():
+        raise ConfigError(
+            "lora.* has no effect on method=full, which trains every weight: set method=lora, or "
+            "leave lora.* out"
+        )
+    if config.quantize and config.layout == "hf-bf16":
+        raise ConfigError(
+            "quantize trains for MXFP4, which layout=hf-bf16 does not store: choose one of them"
+        )
+    if config.quantize and not is_full and not config.lora.experts:
+        raise ConfigError(
+            "quantize trains the experts, which lora.experts=false keeps as they are: choose one"
+        )
 
 
 def phases(config: Config, out: Path) -> list[Phase]:
@@ -228,8 +241,7 @@ def prepare(config: Config, folder: Path) -> Found:
     found = read_chats(config, train_on, held_out)
     train_on.write(folder / TRAIN)
     held_out.write(folder / HELD_OUT)
-    text = json.dumps(asdict(found), indent=2, ensure_ascii=False)
-    (folder / "found.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "found.json", asdict(found), indent=2)
     print(found)
     return found
 
@@ -317,8 +329,7 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
         losses[what] = mean_loss(model(), chosen, h.tokens_per_step, h.longest)
     report = {"examples": which, **losses}
     (out / "check").mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=2)
-    (out / "check" / "report.json").write_text(text + "\n", encoding="utf-8")
+    write_json(out / "check" / "report.json", report, indent=2)
     shown = ", ".join(f"{loss:.4f} {what}" for what, loss in losses.items())
     print(f"loss on {which} chats: {shown}")
     gained = losses["before"] - losses["trained"]

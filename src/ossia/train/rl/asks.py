@@ -9,9 +9,9 @@ Knows tasks; no models, no tensors.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from random import Random
 from typing import Protocol
 
@@ -19,13 +19,14 @@ from ossia.errors import ConfigError
 from ossia.harmony import Effort
 from ossia.tasks import REGISTRY, Split
 from ossia.tasks.environment import Ask, ask_problem
-from ossia.tasks.external import ExternalTask
+from ossia.tasks.external import ExternalTask, Row
 from ossia.train.rl.curriculum import Curriculum
 
 LOOK = "conditions look like [k=4..8;kind=cups]"
 TRIES = 2_000  # draws until a problem is as it is wanted
 HELD_OUT = 10  # one row of a user's in so many
 FEW_ROWS = 2 * HELD_OUT  # of fewer, all are trained on
+REPORTED = ("id", "about")  # keys of a row that neither what is asked nor what is right depends on
 FOLLOWED, ANY = "followed", "any"  # how an arm was drawn: by a curriculum, or evenly
 
 
@@ -75,8 +76,8 @@ class Own:
 
 @dataclass(frozen=True)
 class Rows:
-    """A user's task. Every tenth row is held out, if there are 20 or more; otherwise all of them
-    are both trained on and measured.
+    """A user's task. Every tenth row is held out, and its copies are left out, if there are 20 or
+    more that differ; otherwise all of them are both trained on and measured.
     """
 
     task: ExternalTask
@@ -86,23 +87,57 @@ class Rows:
         return self.task.name
 
     def ask(self, rng: Random, effort: Effort, split: Split) -> Ask:
-        return self.task.ask(rng.choice(self._numbers(split)), effort)
+        numbers = self.trained if split == "train" else self.measured
+        return self.task.ask(rng.choice(numbers), effort)
 
     def held_out(self, number: int, rng: Random, effort: Effort) -> Ask | None:
-        numbers = self._numbers("held_out")
+        numbers = self.measured
         return self.task.ask(numbers[number], effort) if number < len(numbers) else None
 
     @property
     def has_too_few(self) -> bool:
         """To hold any out."""
-        return len(self.task.rows) < FEW_ROWS
+        return self._different < FEW_ROWS
 
-    def _numbers(self, split: Split) -> Sequence[int]:
-        numbers = range(len(self.task.rows))
-        if self.has_too_few:
-            return numbers
-        wanted = split == "held_out"
-        return [n for n in numbers if (n % HELD_OUT == HELD_OUT - 1) == wanted]
+    @property
+    def trained(self) -> Sequence[int]:
+        """The numbers of the rows that are trained on."""
+        return self._every if self.has_too_few else self._sides["train"]
+
+    @property
+    def measured(self) -> Sequence[int]:
+        return self._every if self.has_too_few else self._sides["held_out"]
+
+    @cached_property
+    def _every(self) -> Sequence[int]:
+        return range(len(self.task.rows))
+
+    @cached_property
+    def _places(self) -> list[int]:
+        """Of each row its number among those that differ."""
+        found: dict[str, int] = {}
+        return [found.setdefault(_said(row), len(found)) for row in self.task.rows]
+
+    @cached_property
+    def _different(self) -> int:
+        return max(self._places, default=-1) + 1
+
+    @cached_property
+    def _sides(self) -> Mapping[Split, Sequence[int]]:
+        """A copy of what is trained on is drawn as often; one of what is measured, not at all."""
+        trained = []
+        measured: dict[int, int] = {}
+        for number, place in enumerate(self._places):
+            if place % HELD_OUT == HELD_OUT - 1:
+                measured.setdefault(place, number)
+            else:
+                trained.append(number)
+        return {"train": trained, "held_out": list(measured.values())}
+
+
+def _said(row: Row) -> str:
+    """All of a row but what is only for reports: with the same words it is the same problem."""
+    return repr({key: row[key] for key in row if key not in REPORTED})
 
 
 def own(text: str) -> Own:
@@ -179,8 +214,8 @@ class Problems:
     def warnings(self) -> list[str]:
         """What a measurement will not mean."""
         return [
-            f"{source.name} has fewer than {FEW_ROWS} rows: none is held out, so what is measured "
-            "on the way is what was trained on"
+            f"{source.name} has fewer than {FEW_ROWS} rows that differ: none is held out, so what "
+            "is measured on the way is what was trained on"
             for source in self.sources
             if isinstance(source, Rows) and source.has_too_few
         ]

@@ -251,6 +251,13 @@ def _sample_of(line: Line) -> Sample:
     return Sample(line["group"], line["index"], line["version"], effort, segments, outcome, reward)
 
 
+def told_texts(line: Mapping[str, Any]) -> Iterator[str]:
+    """What was not sampled: prompts, results of tools, what users said later."""
+    for segment in line["segments"]:
+        yield segment["prompt"]
+        yield from (piece["text"] for piece in segment["pieces"] if not piece["sampled"])
+
+
 def sampled_text(line: Mapping[str, Any]) -> str:
     """All that came after the prompt, inserted text too."""
     pieces = [piece for segment in line["segments"] for piece in segment["pieces"]]

@@ -16,7 +16,7 @@ from ossia.checkpoint.mapped import is_mapped
 from ossia.engine import Engine, SamplingParams
 from ossia.engine.budget import tokens_within
 from ossia.engine.recheck import Reported, recheck
-from ossia.kernels import cpu
+from ossia.kernels import cpu, triton
 from ossia.kernels.cpu.memory import available_memory
 from ossia.model import Transformer
 from ossia.model.native import Precision, make_native
@@ -177,7 +177,7 @@ def _capacity(model: Transformer, settings: Sampling) -> int:
     """Tokens of keys and values: room for all that run together, as far as memory goes."""
     longest = model.config.max_context_length
     wanted = settings.at_once * min(longest, settings.max_tokens + PROMPT)
-    memory = available_memory() // 2
+    memory = triton.free_for_cache(model.device) or available_memory() // 2
     kind = model.kv_kind
     within = tokens_within(model.config, memory, kind, settings.at_once, BATCH_TOKENS)
     return max(longest, min(wanted, within))

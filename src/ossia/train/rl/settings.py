@@ -179,6 +179,12 @@ class Actors:
                 "actors.count must be 0 or more and actors.threads 1 or more, found "
                 f"{self.count} and {self.threads}"
             )
+        has_settings = (self.sync, self.address, self.threads) != ("store", None, 1)
+        if not self.count and has_settings:
+            raise ConfigError(
+                "actors.sync, actors.address and actors.threads have no effect without actors: set "
+                "actors.count"
+            )
 
 
 def _one_of(choices: Any, name: str, found: Any) -> None:

@@ -68,7 +68,7 @@ def _frozen(run: Run) -> Transformer:
         model = load(run.start_from, run.hyper.precision)
         if model.config != run.config:
             model = _rebuilt(model, run.config)
-    attach(model.requires_grad_(False), run.lora)
+    attach(model.requires_grad_(False), run.lora, run.hyper.seed)
     return model
 
 

@@ -31,6 +31,8 @@ from ossia.model.transformer import Block
 from ossia.train.settings import Lora
 
 ATTENTION = ("q", "k", "v", "out")
+# Of seeds, over all 32 bits of which torch's generator makes use: an odd number, near 2^32 / phi.
+SPREAD = 0x9E3779B1
 Leaf = PackedExperts | TrainableExperts
 Matrix = Callable[[int, torch.dtype], Tensor]
 
@@ -168,7 +170,7 @@ def attach(model: Transformer, lora: Lora, seed: int = 0) -> Transformer:
     for name, p in model.named_parameters():
         if name.endswith(A):
             of_name = zlib.crc32(name.encode())
-            rng = torch.Generator().manual_seed(of_name ^ (seed << 32))
+            rng = torch.Generator().manual_seed(of_name ^ seed * SPREAD % (1 << 32))
             value = torch.randn(p.shape, generator=rng)
             inputs = p.shape[-1]
             p.data.copy_(value * inputs**-0.5)

@@ -97,8 +97,12 @@ class Allowance:
         self.began = self.clock()
         self.left_out: list[str] = []
 
+    @property
+    def left(self) -> float:
+        return self.seconds - (self.clock() - self.began)
+
     def allows(self, what: str) -> bool:
-        if self.clock() - self.began < self.seconds:
+        if self.left > 0:
             return True
         self.left_out.append(what)
         return False
