@@ -37,13 +37,13 @@ from ossia.commands.serve import (
     Options,
     _warm_up_lengths,
     is_loopback,
-    read_secret,
     settings_of,
 )
 from ossia.errors import EngineFailed, McpError, ProcessLost, RequestError, SandboxError, ToolError
 from ossia.server import ScriptedEngine, create_app
 from ossia.server.access import secret_digest
 from ossia.server.run import listen, serve
+from ossia.server.sealing import read_secret
 from ossia.server.settings import Limits
 from ossia.tokenizer import Tokenizer
 from ossia.tools.browser import Browser
