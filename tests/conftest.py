@@ -22,6 +22,7 @@ import warm_python
 from hypothesis import settings
 from measured import Measured
 from one_report import OneReport
+from quick_logs import attach_quickly
 
 # Read by libraries when they are imported, so set before any test module is.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -77,6 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Measured(limit, config.getoption("--measured")))
     if "PYTEST_XDIST_WORKER" in os.environ and config.getoption("durations") is None:
         config.pluginmanager.register(OneReport())
+    attach_quickly()
     if not amounts.thorough():
         settings.register_profile("quick", max_examples=amounts.examples(100), derandomize=True)
         settings.load_profile("quick")

@@ -17,8 +17,8 @@ import pytest
 from tiny_model import environment
 from waited_store import waited
 
-from ossia.commands.server import settings
 from ossia.errors import RequestError
+from ossia.server import sealing
 from ossia.server.store import store
 from ossia.server.store.protocol import DiskFull
 
@@ -181,11 +181,11 @@ def test_a_secret_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monk
 
     path = tmp_path / "secret"
     with monkeypatch.context() as patch:
-        patch.setattr(settings, "open", opened, raising=False)
+        patch.setattr(sealing, "open", opened, raising=False)
         with pytest.raises(RequestError, match="No space left"):
-            settings.read_secret(path)
+            sealing.read_secret(path)
     assert not path.exists()
-    assert len(settings.read_secret(path)) >= 16
+    assert len(sealing.read_secret(path)) >= 16
 
 
 # ---- a real one ----------------------------------------------------------------------------------

@@ -35,11 +35,12 @@ from ossia.commands.main import main, parser
 from ossia.commands.options import parsed
 from ossia.commands.script import read_script
 from ossia.commands.server.options import Options
-from ossia.commands.server.settings import is_loopback, read_secret, settings_of
+from ossia.commands.server.settings import is_loopback, settings_of
 from ossia.errors import EngineFailed, McpError, ProcessLost, RequestError, SandboxError, ToolError
 from ossia.server import ScriptedEngine, create_app
 from ossia.server.access import secret_digest
 from ossia.server.run import listen, serve
+from ossia.server.sealing import read_secret
 from ossia.server.settings import Limits
 from ossia.serving import warm_up_lengths
 from ossia.tokenizer import Tokenizer

@@ -17,15 +17,20 @@ import hashlib
 import hmac
 import logging
 import os
+import secrets
 import zlib
 from collections.abc import Sequence
 from copy import copy
+from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from ossia.errors import RequestError
+
 VERSION = b"\x01"
 NONCE = 12  # bytes
+FEWEST = 16  # bytes of a secret in a file
 LONGEST = 16 << 20  # bytes of an opened text: a small blob must not unpack to something huge
 
 
@@ -98,3 +103,30 @@ def log_unopened(errors: Sequence[SealError]) -> None:
     if errors:
         count = len(errors)
         log.warning("sealed reasoning is left out, %d of the request's: %s", count, errors[0])
+
+
+# The secret's file
+
+
+def _make_secret(path: Path) -> None:
+    """A whole one, or none. Raises `OSError`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(secrets.token_hex(32).encode() + b"\n")
+    except OSError:
+        path.unlink()
+        raise
+
+
+def read_secret(path: Path) -> bytes:
+    """Of a file, which is made with a new secret if it is not there. Raises `RequestError`."""
+    try:
+        if not path.exists():
+            _make_secret(path)
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise RequestError(f"--secret-file {path}: {error.strerror}") from error
+    if len(secret) < FEWEST:
+        raise RequestError(f"--secret-file {path}: a secret has at least {FEWEST} bytes")
+    return secret

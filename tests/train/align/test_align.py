@@ -164,7 +164,7 @@ def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:
             overrides.apply(align.Config(), [*given, f"judge={judge}"])
     write_tiny(tmp_path / "base")
     for judge, lacks in (("program", "has no ruling"), ("none.py", r"none\.py")):
-        config = overrides.apply(align.Config(), [*given, f"judge={judge}"])
+        config = overrides.apply(align.Config(), [*given, f"judge={judge}", "reward.refresh=0"])
         first, *_ = align.phases(config, tmp_path / "run")
         assert first.look is not None
         with pytest.raises(DataError, match=lacks):

@@ -8,7 +8,6 @@ import asyncio
 import ipaddress
 import os
 import re
-import secrets
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from ossia.server.settings import Limits as KeyLimits
 
 KEYS = "OSSIA_API_KEYS"
-FEWEST_SECRET_BYTES = 16
 STRANGERS_TOOLS = frozenset({"browser"})  # for other machines, without a key
 FILE = 1 << 30  # bytes of responses and conversations that are kept
 MEMORY = 16 << 20  # where there is no file for them: small beside any model
@@ -72,6 +70,7 @@ def _store_bytes(kept: Kept) -> int:
 def settings_of(options: Options) -> Settings:
     """Raises `RequestError` for what makes no sense."""
     from ossia.server import Settings
+    from ossia.server.sealing import read_secret
     from ossia.server.settings import Limits as KeyLimits
     from ossia.server.settings import Retention
     from ossia.server.store.opening import is_url
@@ -194,35 +193,6 @@ def _origins(given: tuple[str, ...]) -> tuple[str, ...]:
                 f"--cors-origin {origin}: expected * or something such as https://example.org"
             )
     return given
-
-
-def _make_secret(path: Path) -> None:
-    """A whole one, or none. Raises `OSError`."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(secrets.token_hex(32).encode() + b"\n")
-    except OSError:
-        path.unlink()
-        raise
-
-
-def read_secret(path: Path) -> bytes:
-    """Of a file, which is made with a new secret if it is not there. Raises `RequestError`."""
-    try:
-        if not path.exists():
-            _make_secret(path)
-        secret = path.read_bytes().strip()
-    except OSError as error:
-        raise RequestError(f"--secret-file {path}: {error.strerror}") from error
-    if len(secret) < FEWEST_SECRET_BYTES:
-        raise RequestError(
-            f"--secret-file {path}: a secret has at least {FEWEST_SECRET_BYTES} bytes"
-        )
-    return secret
-
-
-# ---- first words ---------------------------------------------------------------------------------
 
 
 def _name(model: str) -> str:

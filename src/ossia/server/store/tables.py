@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -58,7 +58,7 @@ class StoredResponse:
     expires: float = 0.0
     thread: str = ""
     home: str = ""
-    begun: float = 0.0
+    begun: float = field(default=0.0, compare=False)
 
     @property
     def item_ids(self) -> list[str]:
