@@ -61,7 +61,7 @@ def test_the_step_that_is_explained() -> None:
     found = advantages(rewards, "centered")
     assert found == wanted
     assert sum(value * 81 for value in wanted) / (8 * 81) == 0
-    assert "(6 * 81 * 0.25 - 2 * 81 * 0.75) / 648" in PAGE
+    assert "(7 * 81 * 0.125 - 1 * 81 * 0.875) / 648" in PAGE
     folder = find("nano")
     model = load(folder, "float32")
     tokenizer = Tokenizer.from_pretrained(folder)
