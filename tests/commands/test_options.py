@@ -166,6 +166,7 @@ def names(options: type[Any]) -> list[str]:
 
 NEEDED = {
     "convert": ["DST"],
+    "policy": ["FILE"],
     "rollouts show": ["RUN"],
     "rollouts stats": ["RUN"],
     "rollouts grep": ["PATTERN", "RUN"],

@@ -387,7 +387,7 @@ def test_a_plan_from_a_config_and_nodes(tmp_path: Path, capsys: pytest.CaptureFi
             "does not divide 64"),
         (["--tp", "16"], "does not divide num_key_value_heads (8): choose 1, 2, 4, 8"),
         (["--gpu-memory", "16GiB"], "out of memory: the smallest layout"),
-        (["--lora", "8"], "give --gpus 1"),
+        (["--lora", "8", "--tp", "2"], "leave --tp out"),
         (["--tokens-per-gpu", "1024", "--context", "2048"], "give --tokens-per-gpu 2048"),
         (["--nodes", "2"], "64 GPUs do not fit into 2 nodes of 8: give --nodes 8"),
         (["--dry-run"], "--dry-run is for a recipe"), (["--out", "r"], "--out is for a recipe"),

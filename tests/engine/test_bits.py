@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,8 +64,8 @@ class Spy(Engine):
         self.logits: dict[int, list[Tensor]] = {}
         run = self._runner.run
 
-        def spy(works: list) -> Tensor:  # type: ignore[type-arg]
-            logits_RV, row = run(works), 0
+        def spy(works: list, *more: Any) -> Tensor:  # type: ignore[type-arg]
+            logits_RV, row = run(works, *more), 0
             for work in works:
                 if work.samples:
                     rows = logits_RV[row : row + 1 + work.drafts]

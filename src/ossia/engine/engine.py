@@ -516,7 +516,7 @@ class Engine:
 
         def read() -> list[SampledToken | None]:
             sampled = begun.read()
-            if self.exact:
+            if self.exact and states:
                 sampled = as_trained(logits_RV, states, sampled)
             taken: list[SampledToken | None] = [None] * len(requests)
             for n, one in zip(masks, sampled, strict=True):

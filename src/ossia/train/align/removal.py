@@ -24,7 +24,7 @@ SHORTEST = 4  # words of a rule that is looked for as a whole: fewer are anybody
 UNSEEN = ("Mn", "Mc", "Me", "Cf")  # marks on letters; soft hyphens, joiners
 _ALONE = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"  # no blanks between words: a letter is one
 _WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+")  # _so_ is Markdown for "so"
-_ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|[nrtbf])")
+_ESCAPE = re.compile(r"(?<!\\)\\+(?:u([0-9a-fA-F]{4})|[nrtbf])")
 _BROKEN = re.compile(r"-[ \t]*\r?\n[ \t]*")  # a word at the end of a line
 
 
