@@ -116,6 +116,7 @@ class Caller:
         """Count tokens, against the limits too."""
         if self._is_forgotten:
             return
+        self.tally.spent_since(request_begun())
         tokens = usage.prompt + usage.completion
         self.tokens.spend(tokens)
         self.today.spend(tokens)
@@ -127,6 +128,7 @@ class Caller:
         """Of a tool."""
         if self._is_forgotten:
             return
+        self.tally.spent_since(request_begun())
         self.tally.used.calls += 1
         if self.group is not None:
             self.group.calls += 1

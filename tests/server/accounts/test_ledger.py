@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ossia.server.access import Access, Caller, Lease, secret_digest
+from ossia.server.access import LEASE, Access, Caller, Lease, secret_digest
 from ossia.server.accounts.ledger import Ledger
 from ossia.server.accounts.tally import DAY, Used
 from ossia.server.settings import ApiKey, Limits
@@ -192,6 +192,48 @@ async def test_samples_at_a_time_count_over_all_servers(fleet: Fleet) -> None:
     fleet.now += 61
     await other.ask()
     assert other.caller().elsewhere == 0, "its server has died"
+
+
+async def test_who_was_deleted_once_counts_as_others_do(fleet: Fleet) -> None:
+    """Also while nothing of the new answers is written yet."""
+    one, other = (fleet.server(concurrent=2) for _ in range(2))
+    await one.ledger.forget("ann")
+    fleet.now += 1
+    lease = Lease(one.access, one.caller(), "ann")
+    lease.hold()
+    await one.ledger.admit(lease.caller)
+    fleet.now += 50
+    await one.ledger.settle_ended()
+    fleet.now += 50
+    await other.ask()
+    assert other.caller().elsewhere == 1, "it runs for long, and its server says so"
+
+
+async def test_what_is_used_after_a_deletion_is_counted(fleet: Fleet) -> None:
+    """A server that is told late drops what was used before, and nothing else."""
+    server = fleet.server(shared=False)
+    leases = []
+    for _ in range(3):
+        leases.append(Lease(server.access, server.caller(), "ann"))
+        leases[-1].begun = fleet.now
+        fleet.now += 10
+    before, after, last = leases
+
+    async def used(lease: Lease, *told: float) -> list[int]:
+        token = LEASE.set(lease)
+        lease.caller.spend(Usage(7))
+        LEASE.reset(token)
+        for at in told:
+            await server.ledger.drop("ann", at)
+        await server.ledger.settle(lease.caller)
+        return [each.used.prompt for each in await all_of(server)]
+
+    deleted = NOON + 5
+    assert await used(before, deleted) == []
+    assert await used(after, deleted) == [7]
+    assert await used(before) == [7], "it began before"
+    server.caller().forgotten = 0.0  # as of a server, or a user, that is new here
+    assert await used(last, deleted) == [14]
 
 
 async def test_a_server_alone_asks_nothing_before_a_request(

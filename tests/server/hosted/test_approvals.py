@@ -108,3 +108,34 @@ def test_a_call_that_was_given_up_is_not_run_again() -> None:
         return [await second, await calls.once("ann", "a", endless)]
 
     assert asyncio.run(both()) == [ToolResult(UNKNOWN, failed=True)] * 2
+
+
+def test_a_result_is_kept_though_nobody_waits_for_it_any_more() -> None:
+    async def run() -> ToolResult:
+        return ToolResult("done")
+
+    class Slow(ApprovedTable):
+        """Its writer waits until it is told."""
+
+        def __init__(self) -> None:
+            super().__init__(Store(Sqlite(None), 3600.0, 1 << 20))
+            self.asked = asyncio.Event()
+            self.told = asyncio.Event()
+
+        async def end_call(self, owner: str, id: str, result: ToolResult) -> None:
+            self.asked.set()
+            await self.told.wait()
+            await super().end_call(owner, id, result)
+
+    async def kept() -> ToolResult | None:
+        table = Slow()
+        asking = asyncio.ensure_future(ApprovedCalls(table).once("ann", "a", run))
+        await table.asked.wait()
+        asking.cancel()
+        await asyncio.wait((asking,))
+        table.told.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return await table.ended_call("ann", "a")
+
+    assert asyncio.run(kept()) == ToolResult("done")

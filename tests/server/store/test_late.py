@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 import pytest
 
@@ -88,6 +89,20 @@ async def test_what_never_came_is_told_at_the_end(caplog: pytest.LogCaptureFixtu
     await late.close()
     errors = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
     assert errors[-1] == "one is not kept: the database does not answer"
+
+
+async def test_a_database_that_is_back_at_the_end_gets_all(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fake = Fake(silent=3)
+    late = LateWrites(0.0, 60.0)
+    for name in ("one", "two"):
+        await late.keep(name, partial(fake.write, name))
+    await asyncio.sleep(0)
+    assert len(fake.asked) == 3, "the next try is a minute away"
+    await late.close()
+    assert fake.kept == ["one", "two"]
+    assert "not kept" not in caplog.text
 
 
 async def test_what_fails_for_good_keeps_no_other(caplog: pytest.LogCaptureFixture) -> None:

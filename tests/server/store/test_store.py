@@ -300,6 +300,8 @@ def test_what_is_larger_than_all_room(
     make: Make, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = make(DAY, 5_000, clock=clock)
+    failures = []
+    store.made.observe = lambda operation, seconds, failed: failures.append(failed)
     store.put(stored("other"))
     store.put(stored("grows", status="in_progress"))
     store.put(stored("grows", text="x" * 5_000))
@@ -315,6 +317,7 @@ def test_what_is_larger_than_all_room(
         store.new_conversation("ann", {}, [message("x" * 5_000)])
     assert len(store.items("ann", conversation)) == 1 and store.used() == before
     assert store.get("ann", "other") is not None
+    assert len(failures) > 5 and not any(failures), "the database is well: nobody is to be woken"
 
 
 # Files

@@ -115,10 +115,8 @@ class Ledger:
         try:
             while waiting:
                 name = next(iter(waiting))
-                # of who was forgotten and has done nothing since there is not even a name
                 caller = waiting[name]
-                is_gone = caller.forgotten and caller.tally.unwritten == Used()
-                if not is_gone and not await self.settle(caller):
+                if not _is_gone(caller) and not await self.settle(caller):
                     return
                 del waiting[name]
         finally:  # also if this is cancelled
@@ -153,7 +151,7 @@ class Ledger:
         for kind, amount, others in await self._write(caller.name, amounts):
             sums[kind] = amount
             elsewhere = int(others)
-        caller.tally.written = used
+        caller.tally.wrote(used)
         caller.running_written = running if RUNNING in sums else caller.running_written
         caller.elsewhere = elsewhere if self.shared else 0
         caller.today.told(day, int(sums[OF_DAY]) + (caller.tally.used - used).tokens)
@@ -229,7 +227,8 @@ class Ledger:
 
     async def drop(self, owner: str, at: float) -> None:
         """All that was the owner's was deleted then: what this server has not written of it, and
-        what answers use that began before, is never written.
+        what answers use that began before, is never written. What was used after it is, unless
+        some from before waits with it.
         """
         for caller in self.access.callers():
             if caller.name != owner or caller.forgotten >= at:
@@ -237,7 +236,8 @@ class Ledger:
             turn = self._turns.setdefault(caller, asyncio.Lock())
             async with turn:
                 caller.forgotten = at
-                caller.tally.written = caller.tally.used.copy()
+                if caller.tally.since < at:
+                    caller.tally.wrote(caller.tally.used.copy())
 
     async def forget(self, owner: str) -> int:
         """Rows that are gone, with what was not written yet."""
@@ -245,6 +245,12 @@ class Ledger:
         await self.drop(owner, self.store.clock())
         async with self.store.session() as db:
             return await db.run("DELETE FROM account WHERE owner = $1", owner)
+
+
+def _is_gone(caller: Caller) -> bool:
+    """Of who was forgotten and has done nothing since there is not even a name."""
+    is_idle = not caller.running and not caller.running_written
+    return bool(caller.forgotten) and is_idle and caller.tally.unwritten == Used()
 
 
 def _counts(caller: Caller) -> bool:

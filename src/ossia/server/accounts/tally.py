@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from math import inf
 
 from ossia.turn.events import Usage
 
@@ -50,14 +51,27 @@ KINDS = tuple(each.name for each in fields(Used))
 
 @dataclass
 class Tally:
-    """`used`: since the start, which never falls. `written`: what of it is in the store."""
+    """`used`: since the start, which never falls. `written`: what of it is in the store. `since`:
+    when the first request began of whose use something may not be written, on the store's clock.
+    """
 
     used: Used = field(default_factory=Used)
     written: Used = field(default_factory=Used)
+    since: float = inf
 
     @property
     def unwritten(self) -> Used:
         return self.used - self.written
+
+    def spent_since(self, begun: float | None) -> None:
+        """What is added now is of a request that began then; None: nobody knows when."""
+        self.since = min(self.since, begun or 0.0)
+
+    def wrote(self, used: Used) -> None:
+        """More may have been used meanwhile."""
+        self.written = used
+        if used == self.used:
+            self.since = inf
 
 
 class DayTokens:

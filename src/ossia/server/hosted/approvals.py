@@ -131,8 +131,11 @@ class ApprovedCalls:
         try:
             result = await run()
         except BaseException:  # given up: who asks at another server must not wait for it
-            unknown = self._ledger.end_call(owner, id, ToolResult(UNKNOWN, failed=True))
-            await asyncio.shield(asyncio.ensure_future(unknown))
+            await self._end(owner, id, ToolResult(UNKNOWN, failed=True))
             raise
-        await self._ledger.end_call(owner, id, result)
+        await self._end(owner, id, result)
         return result
+
+    async def _end(self, owner: str, id: str, result: ToolResult) -> None:
+        """It is written even if nobody waits for the answer any more."""
+        await asyncio.shield(asyncio.ensure_future(self._ledger.end_call(owner, id, result)))

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ossia.errors import OssiaError
@@ -74,6 +75,11 @@ class LateWrites:
 
     async def _catch_up(self) -> None:
         """In the order in which they came."""
+        while not await self._are_written():
+            await asyncio.sleep(self._pause)
+
+    async def _are_written(self) -> bool:
+        """Whether nothing waits any more; False: the database does not answer."""
         while self._waiting:
             first = self._waiting.popleft()
             try:
@@ -89,12 +95,16 @@ class LateWrites:
                 continue
             if not written:
                 self._waiting.appendleft(first)
-                await asyncio.sleep(self._pause)
+                return False
+        return True
 
     async def close(self) -> None:
-        """What still waits is lost, and the log says so."""
+        """A last try: the database may be back since the one before. What is lost, the log says."""
         if self._catching_up is not None:
             self._catching_up.cancel()
             await asyncio.wait((self._catching_up,))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):
+                await self._are_written()
         for left in self._waiting:
             log.error("%s is not kept: the database does not answer", left.what)

@@ -81,7 +81,7 @@ def timed(
     method: Callable[Concatenate[Store, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Store, P], Coroutine[Any, Any, T]]:
     """The store's observer is told the method's name, how long it took, and whether the database
-    failed.
+    failed: not if there was no room by the store's own limit.
     """
 
     @wraps(method)
@@ -90,8 +90,8 @@ def timed(
         failed = False
         try:
             return await method(self, *args, **named)
-        except StoreError:
-            failed = True
+        except StoreError as error:
+            failed = not isinstance(error, StoreFull)
             raise
         finally:
             name = method.__name__.lstrip("_")
