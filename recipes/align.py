@@ -29,7 +29,7 @@ if str(ROOT) not in sys.path:
 
 from ossia.errors import ConfigError
 from ossia.files import replace_file, write_json
-from ossia.harmony import Effort
+from ossia.harmony import Conversation, Effort
 from ossia.tasks import Problem, example_random
 from ossia.tasks.safety.policy_texts import POLICY
 from ossia.tasks.safety.requests import Request, request_of, row_of
@@ -46,6 +46,7 @@ from ossia.train.rl.settings import HYPER, Evaluating, Objective, Sampling
 from ossia.train.run import Run
 from ossia.train.settings import Hyperparameters
 from recipes.aligning import arms, measure, plane
+from recipes.aligning.arms import Kept, Made
 from recipes.begun import FULL_UPDATES, Begun, command
 from recipes.experiments import results
 from recipes.experiments.common import budget_of
@@ -218,18 +219,16 @@ class Recipe:
         start = self.out / "base"
         return self._run(f"{name}-{seed}", made, sizes.steps, sizes.taught, start, seed)
 
-    def _made(self, name: str, seed: int, number: int) -> arms.Conversation:
+    def _made(self, name: str, seed: int, number: int) -> Conversation:
         if name == "refusals":
             return self._kept("taught", seed).without_reasons(number)
         return self._kept(name, seed)(number)
 
     @lru_cache(maxsize=1)  # noqa: B019 - a recipe lives as long as its process
-    def _kept(self, name: str, seed: int) -> arms.Kept:
+    def _kept(self, name: str, seed: int) -> Kept:
         return arms.read_kept(self.out / "kept" / f"{name}.jsonl", seed)
 
-    def _run(
-        self, name: str, made: arms.Made, steps: int, tokens: int, start: Path, seed: int
-    ) -> Run:
+    def _run(self, name: str, made: Made, steps: int, tokens: int, start: Path, seed: int) -> Run:
         hyper = replace(self.config.hyper, tokens_per_step=tokens, seed=seed)
         hyper = replace(hyper, warmup=min(hyper.warmup, steps // 4))
         examples = partial(arms.examples, made, self.begun.tokenizer, seed)

@@ -35,6 +35,7 @@ if str(ROOT) not in sys.path:
 from ossia.checkpoint import Layout, export
 from ossia.config import ModelConfig
 from ossia.data import conversations, copying, corpus, drill, text
+from ossia.data.copying import Curriculum
 from ossia.data.filter import HazardFilter
 from ossia.data.packing import Example, ExamplesFrom, State
 from ossia.data.reading import ShardExamples, mix
@@ -182,7 +183,7 @@ class Recipe:
             "copying",
             self.short,
             self.sizes.copying,
-            partial(self._random_tokens, copying.Curriculum()),
+            partial(self._random_tokens, Curriculum()),
             hyper,
         )
 
@@ -272,7 +273,7 @@ class Recipe:
     # ---- examples --------------------------------------------------------------------------------
 
     def _random_tokens(
-        self, curriculum: copying.Curriculum, state: State
+        self, curriculum: Curriculum, state: State
     ) -> Iterator[tuple[Example, State]]:
         tokenizer = self.tokenizer
         stop = tokenizer.encode(".")[-1]
@@ -289,7 +290,8 @@ class Recipe:
         pages = ShardExamples(
             Shards(self.out / "corpus"), self.short.max_context_length, self.config.seed
         )
-        sources = {"pages": pages, "random": partial(self._random_tokens, copying.GROWN)}
+        random = partial(self._random_tokens, copying.GROWN)
+        sources: dict[str, ExamplesFrom] = {"pages": pages, "random": random}
         return mix(sources, {"pages": 7, "random": 1})(state)
 
     def _long_documents(self, state: State) -> Iterator[tuple[Example, State]]:
@@ -349,7 +351,7 @@ class Recipe:
         """More of them; some are pages of single steps of arithmetic, where most mistakes
         begin.
         """
-        sources = {
+        sources: dict[str, ExamplesFrom] = {
             "conversations": partial(self._conversations, 1, 0.2),
             "beyond": partial(self._beyond, 1),
             "steps": self._single_steps,

@@ -21,7 +21,8 @@ from typing import Any
 
 from ossia.commands.main import parser as ossia_parser
 from ossia.commands.options import parsed
-from ossia.commands.serve import Options, app_of
+from ossia.commands.serve import app_of
+from ossia.commands.server.options import Options
 from ossia.server import logs, tracing
 
 LAST_WORDS = 10.0  # seconds beyond --drain in which Ray waits for a replica to end
@@ -63,12 +64,13 @@ def deployment(options: Options, args: argparse.Namespace) -> Any:
         return app_of(options)
 
     sticky = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+    router: dict[str, Any] = {"request_router_class": sticky}
     deployed = serve.deployment(
         num_replicas=args.replicas,
         max_ongoing_requests=options.limits.max_queue,
         graceful_shutdown_timeout_s=options.limits.drain + LAST_WORDS,
         ray_actor_options={"num_gpus": args.gpus, "num_cpus": args.cpus},
-        request_router_config=RequestRouterConfig(request_router_class=sticky),
+        request_router_config=RequestRouterConfig(**router),
     )
     return deployed(serve.ingress(application)()).bind()
 

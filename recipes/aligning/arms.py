@@ -174,7 +174,7 @@ def read_kept(path: Path, seed: int) -> Kept:
 
 def _effort_of(chat: Conversation) -> Effort:
     system = chat.messages[0].content
-    assert isinstance(system, SystemContent), chat
+    assert isinstance(system, SystemContent) and system.effort is not None, chat
     return Effort(system.effort)
 
 

@@ -29,7 +29,7 @@ if str(ROOT) not in sys.path:
 from ossia import __version__
 from ossia.harmony import Effort
 from ossia.tasks import Problem
-from ossia.tasks.environment import ask_problem
+from ossia.tasks.environment import Ask, ask_problem
 from ossia.tasks.safety.hierarchy import hierarchy_question
 from ossia.tasks.safety.protection import protection_question
 from ossia.train.pipeline import Phase, training
@@ -249,7 +249,7 @@ class Recipe:
         settings = replace(self.sampling, sampler="int8")
         model = self.begun.weights(weights)
         sampler = Sampler(model, self.begun.tokenizer, stop_ids(self.begun.tokenizer), settings)
-        asks = []
+        asks: list[Ask] = []
         for number, problem in enumerate(problems):
             for effort in Effort:
                 seed = Random(f"E9:{number}:{effort}").getrandbits(31)

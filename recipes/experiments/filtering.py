@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 
 from ossia.data.filter import HazardFilter
-from ossia.data.packing import Example, State
+from ossia.data.packing import Example, ExamplesFrom, State
 from ossia.data.reading import mix
 from ossia.files import replace_file
 from ossia.model import Transformer
@@ -99,13 +99,13 @@ def question(choice: Choice, why: str, before: str = "") -> Question:
 
 def questions(kind: str, count: int, seed: int, country: World) -> list[Question]:
     """Of facts that training text tells and asks for, in whatever is not filtered."""
-    made: Callable[[Random], Question] = {
+    made: dict[str, Callable[[Random], Question]] = {
         "restricted": _restricted,
         "benign hazard": _benign,
         "world": partial(_world, country),
         "restricted, table given": _given,
-    }[kind]
-    return [made(example_random(seed + HELD_OUT, kind, n)) for n in range(count)]
+    }
+    return [made[kind](example_random(seed + HELD_OUT, kind, n)) for n in range(count)]
 
 
 def _restricted(rng: Random) -> Question:
@@ -174,7 +174,8 @@ def hazard_examples(
 
 def twin_examples(recipe: Recipe, filtered: bool, state: State) -> Iterator[tuple[Example, State]]:
     """Three parts of hazard to one of the recipe's pages."""
-    sources = {"hazard": partial(hazard_examples, recipe, filtered, None), "pages": recipe._pages}
+    hazard = partial(hazard_examples, recipe, filtered, None)
+    sources: dict[str, ExamplesFrom] = {"hazard": hazard, "pages": recipe._pages}
     return mix(sources, {"hazard": 3, "pages": 1})(state)
 
 

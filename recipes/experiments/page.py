@@ -15,7 +15,7 @@ from typing import Any
 
 from ossia import __version__
 from ossia.errors import TrainingError
-from ossia.tasks.evals import markdown_table
+from ossia.figures import markdown_table
 from ossia.train.pipeline import DONE, PIPELINE
 from recipes.experiments.plots import draw
 from recipes.experiments.results import RESULTS, interval

@@ -26,9 +26,9 @@ from torch import Tensor
 from ossia import kernels
 from ossia.batch import Batch, Spans
 from ossia.config import FULL, AttentionSink, ModelConfig
+from ossia.figures import markdown_table
 from ossia.model import Transformer
 from ossia.model.transformer import Attention
-from ossia.tasks.evals import markdown_table
 from ossia.train.run import Run
 from recipes.experiments import backcopy
 from recipes.experiments.common import HELD_OUT, Lab, budget_of, losses, train_all, trained

@@ -14,9 +14,10 @@ from random import Random
 from ossia.files import replace_file
 from ossia.harmony import Effort
 from ossia.model import Transformer
+from ossia.tasks.answers import last_integer
 from ossia.tasks.environment import Ask, ask_problem
 from ossia.tasks.long.state import state_tracking
-from ossia.tasks.problem import Problem, last_integer
+from ossia.tasks.problem import Problem
 from ossia.tokenizer import Tokenizer
 from ossia.train.rl.sampler import Sampler
 from ossia.train.rl.settings import Sampling

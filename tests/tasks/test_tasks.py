@@ -126,6 +126,7 @@ def test_last_integer() -> None:
     assert last_integer("12 - 5") == 5
     assert last_integer("12-5") == 5
     assert last_integer("It is 2.5") is None
+    assert last_integer("Well, it is...5") == 5
     assert last_integer("nothing") is None
 
 

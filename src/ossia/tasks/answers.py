@@ -15,11 +15,11 @@ from functools import lru_cache
 SLACK = 20  # characters of an answer beyond `TIMES` the gold one's
 TIMES = 3
 SHORTEST = 6  # characters of an earlier message whose repetition says something
-# One that groups its digits by threes (or, in India, by twos), and any other; not a part of 1.2.3.
+# One that groups its digits by threes (or, in India, by twos), and any other; `...5` is a 5.
 _NUMBER = re.compile(
     r"(?<![\w)])(?<!\d\.)-?(?:\d{1,3}(?:[,\u00a0\u2009\u202f]\d{3})+(?!\d)(?:\.\d+)?"
     r"|\d{1,2}(?:,\d{2})+,\d{3}(?!\d)(?:\.\d+)?"
-    r"|(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\w))?)"
+    r"|(?:\d+(?:\.\d+)?|(?<!\.)\.\d+)(?:[eE][+-]?\d{1,3}(?!\w))?)"
 )
 _BETWEEN_DIGITS = str.maketrans("", "", ",\u00a0\u2009\u202f")
 # What models write for a minus: the sign itself, hyphens, a dash.
