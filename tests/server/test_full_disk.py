@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from tiny_model import environment
@@ -184,8 +184,26 @@ def test_a_secret_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monk
         patch.setattr(sealing, "open", opened, raising=False)
         with pytest.raises(RequestError, match="No space left"):
             sealing.read_secret(path)
-    assert not path.exists()
+    assert not list(tmp_path.iterdir())
     assert len(sealing.read_secret(path)) >= 16
+    assert path.stat().st_mode & 0o777 == 0o600 and list(tmp_path.iterdir()) == [path]
+
+
+def test_servers_that_start_together_have_one_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "secret"
+    made: list[bytes] = []
+
+    def faster(descriptor: int, mode: str) -> IO[bytes]:
+        """Between this server's look at the file and its own secret."""
+        monkeypatch.undo()
+        made.append(sealing.read_secret(path))
+        return open(descriptor, mode)
+
+    monkeypatch.setattr(sealing, "open", faster, raising=False)
+    assert [sealing.read_secret(path)] == made
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # ---- a real one ----------------------------------------------------------------------------------

@@ -20,8 +20,10 @@ import os
 import secrets
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
+from tempfile import mkstemp
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -109,14 +111,15 @@ def log_unopened(errors: Sequence[SealError]) -> None:
 
 
 def _make_secret(path: Path) -> None:
-    """A whole one, or none. Raises `OSError`."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    """A whole one, or none; nothing, if another server was faster. Raises `OSError`."""
+    descriptor, name = mkstemp(prefix=f".{path.name}-", dir=path.parent)  # for its owner only
     try:
         with open(descriptor, "wb") as file:
             file.write(secrets.token_hex(32).encode() + b"\n")
-    except OSError:
-        path.unlink()
-        raise
+        with suppress(FileExistsError):
+            os.link(name, path)  # a rename would replace the other's
+    finally:
+        os.unlink(name)
 
 
 def read_secret(path: Path) -> bytes:
