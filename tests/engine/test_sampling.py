@@ -500,8 +500,9 @@ def test_a_draw_on_a_device_is_begun_without_waiting_for_it(
         with Waits() as waits:
             drawing = begin_rows(there, states, masks)
         assert waits.count == 0
-        assert drawing.tokens_R.device == ELSEWHERE
-        tokens = drawing.tokens_R.tolist()
+        tokens_R = drawing.tokens_R()
+        assert tokens_R.device == ELSEWHERE
+        tokens = tokens_R.tolist()
         assert drawing.read() == want
     assert tokens == [row.token_id for row in want if isinstance(row, Sampled)]
 

@@ -132,7 +132,7 @@ class Engine:
             latency_target=latency_target,
         )
         self._ahead = self._runner.begins_early(ahead)
-        self._begun: Begun | None = None
+        self._begun: Begun | Exception | None = None  # early, or why that failed
         self._speculation = Speculation() if speculate else None
         self._proposers: dict[int, NgramProposer] = {}
         self._requests: dict[int, Request] = {}
@@ -234,6 +234,8 @@ class Engine:
         """
         begun = self._begun
         self._begun = None
+        if isinstance(begun, Exception):
+            raise begun
         if begun is None:
             self._guess()
             begun = self._begin()
@@ -461,15 +463,22 @@ class Engine:
         return self._speculation.plan(len(drawn)) == 0
 
     def _begin_next(self, begun: Begun, drawing: Drawing) -> None:
-        """As if no request ended with its token: one that does has a row that nobody reads."""
+        """As if no request ended with its token: one that does has a row that nobody reads. If it
+        fails, that is said in its turn, after the tokens that have been drawn.
+        """
         for request in drawing.requests:
             request.generated.append(UNREAD)
+        for request in self._scheduler.running:
+            request.draft = []  # guesses that there was no room for, and that nobody would verify
         for work in begun.step.scheduled:
             self._scheduler.advance(work)
         begun.is_advanced = True
         ids = [request.id for request in drawing.requests]
         rows = {id: row for row, id in enumerate(ids)}
-        self._begun = self._begin(Unread(drawing.tokens_R, rows))
+        try:
+            self._begun = self._begin(Unread(drawing.tokens_R(), rows))
+        except Exception as error:
+            self._begun = error
 
     def _verified(self, begun: Begun) -> tuple[list[SampledToken], list[int]]:
         """The tokens of a step with guesses, and how many guesses of each sampling request were
@@ -580,12 +589,17 @@ class Engine:
         self._scheduler.finish(request)
         del self._requests[request.id], self._states[request.id]
         self._proposers.pop(request.id, None)
-        if not self._requests and self._begun is not None:
-            # Nobody waits for the step that has been begun. Whatever writes to its pages next is
-            # asked of the device later.
+        if not self._requests:
+            self._drop_begun()
+
+    def _drop_begun(self) -> None:
+        """Nobody waits for the step that has been begun. Whatever writes to its pages next is asked
+        of the device later.
+        """
+        if isinstance(self._begun, Begun):
             for work in self._begun.step.scheduled:
                 self._scheduler.advance(work)
-            self._begun = None
+        self._begun = None
 
 
 def _continued(token: SampledToken | None) -> int | None:

@@ -4,7 +4,7 @@ several processes if it is spread over them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ossia.engine.budget import make_tables
 from ossia.engine.device.ahead import Unread
-from ossia.engine.device.graphs import DecodeGraphs
+from ossia.engine.device.graphs import DecodeGraphs, Late
 from ossia.engine.forward import Forward, forward_of
 from ossia.engine.kv import DeviceCache, NativeCache, TorchCache
 from ossia.engine.leading import Leading
@@ -31,8 +31,6 @@ from ossia.kernels.transfer import integers
 from ossia.kernels.triton import paging
 from ossia.model import Transformer
 from ossia.model.moe import Experts, PackedExperts
-
-Late = Callable[[Tensor], object]
 
 
 class Runner:

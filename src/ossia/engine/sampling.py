@@ -197,11 +197,11 @@ def philox(key: int, block: int, stream: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A draw that has been begun: on a GPU it need not be done. `tokens_R`: int64 where the logits
-    are; of a row that cannot be drawn from, some token.
+    """A draw that has been begun: on a GPU it need not be done. `tokens_R()`: int64, where the
+    logits are; of a row that cannot be drawn from, some token.
     """
 
-    tokens_R: Tensor
+    tokens_R: Callable[[], Tensor]
     read: Callable[[], list[Sampled | RequestError]]
 
 
@@ -244,7 +244,7 @@ def begin_rows(
 def _drawn(sampled: list[Sampled | RequestError], device: torch.device) -> Drawing:
     """That is done."""
     ids = [one.token_id if isinstance(one, Sampled) else 0 for one in sampled]
-    return Drawing(integers(ids, device), lambda: sampled)
+    return Drawing(lambda: integers(ids, device), lambda: sampled)
 
 
 def _begin_on_device(
@@ -252,7 +252,7 @@ def _begin_on_device(
 ) -> Drawing:
     wishes = [_wish(state, mask) for state, mask in zip(states, masks, strict=True)]
     drawing = device_sampling.begin(logits_RV, wishes)
-    return Drawing(drawing.tokens_R, lambda: _read(drawing, states))
+    return Drawing(lambda: drawing.tokens_R, lambda: _read(drawing, states))
 
 
 def _read(

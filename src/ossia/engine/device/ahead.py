@@ -57,10 +57,11 @@ class Begun:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A draw that has been begun, of these requests' tokens. `read` takes them; its list has None
-    for a request that failed.
+    """A draw that has been begun, of these requests' tokens. `tokens_R()`: int64, where the logits
+    are. `read` takes them; in its list, of all that were asked for, None stands for a request that
+    failed.
     """
 
     requests: list[Request]
-    tokens_R: Tensor
+    tokens_R: Callable[[], Tensor]
     read: Callable[[], list[SampledToken | None]]
