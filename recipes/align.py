@@ -411,8 +411,5 @@ class Recipe:
         ]
 
     def report(self, docs: Path) -> None:
-        config = self.config
-        made_by = command("align.py", config.profile, config.model, config.hyper)
-        if config.without:
-            made_by += f" without={','.join(config.without)}"
+        made_by = command("align.py", self.config)
         plane.write_page(self.out, docs, made_by, asdict(self.sizes))

@@ -8,11 +8,13 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ossia.checkpoint import export, open_checkpoint
 from ossia.config import ModelConfig
 from ossia.model import Transformer
 from ossia.tokenizer import Tokenizer
+from ossia.train.overrides import keys
 from ossia.train.recipes.sft import base_folder, tokenizer_of
 from ossia.train.settings import Balance, Hyperparameters
 from ossia.train.weights.export import load_weights
@@ -65,9 +67,13 @@ class Begun:
         export(self.weights(trained), place, "hf-bf16", overwrite=True, companions=self.folder)
 
 
-def command(recipe: str, profile: str, model: str, hyper: Hyperparameters) -> str:
-    """That makes a page again, with what differs from the recipe's own settings."""
-    said = f"ossia train recipes/{recipe} profile={profile}"
-    if hyper.shards != FULL_UPDATES.shards:
-        said += f" hyper.shards={hyper.shards}"
-    return said if model == "nano" else f"{said} model={model}"
+def command(recipe: str, config: Any) -> str:
+    """That makes a page again: with all that differs from the recipe's own settings, but for where
+    the page goes.
+    """
+    usual = {key.name: key.value for key in keys(type(config)())}
+    said = [f"ossia train recipes/{recipe} profile={config.profile}"]
+    for key in keys(config):
+        if key.name not in ("profile", "docs") and key.value != usual.get(key.name):
+            said.append(f"{key.name}={key.value}")
+    return " ".join(said)

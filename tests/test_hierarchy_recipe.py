@@ -17,14 +17,24 @@ sys.path.insert(0, str(ROOT))  # recipes are no part of what is installed
 from ossia.commands.main import main  # noqa: E402
 from ossia.tasks.limits.small_talk import message  # noqa: E402
 from ossia.tasks.problem import example_random  # noqa: E402
+from ossia.train.overrides import apply  # noqa: E402
 from ossia.train.recipes.sft import base_folder, tokenizer_of  # noqa: E402
 from recipes.aligning import counting, lessons, order  # noqa: E402
-from recipes.aligning.hierarchy import drawn  # noqa: E402
+from recipes.aligning.hierarchy import Config, drawn  # noqa: E402
 from recipes.aligning.order import Cell, Row  # noqa: E402
+from recipes.begun import command  # noqa: E402
 from recipes.experiments.results import Budget  # noqa: E402
 
 TOKENIZER = tokenizer_of(base_folder("nano"))
 LESSON = lessons.Lesson("order", partial(drawn, None), 0.6)
+
+
+def test_the_command_on_a_page_makes_the_same_run() -> None:
+    given = ["profile=smoke", "seed=7", "share=0.5", "hyper.shards=1", "rewards.peak_lr=1e-4"]
+    config = apply(Config(), given)
+    said = command("aligning/hierarchy.py", config)
+    assert said.startswith("ossia train recipes/aligning/hierarchy.py profile=smoke ")
+    assert apply(Config(), said.split()[3:]) == config
 
 
 # ---- lessons -------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def test_without_a_verdict_there_is_no_reward(
 def test_a_judge_that_cannot_be_asked_is_not_called_too_small(answer: Reply, said: str) -> None:
     """Its trial says what came instead of a verdict, and what to look at."""
     with serving(lambda path, body: answer) as url:
-        ask = Endpoint(url, "big", pause=lambda seconds: None)
+        ask = Bench(Endpoint(url, "big"), pause=lambda seconds: None)
         with pytest.raises(JudgeError, match=f"big gave no verdict, asked 3 times: .*{said}") as e:
             Judge(RUBRIC, ask, GOOD, BAD)
     assert "URL, name and key" in str(e.value) and "larger model" not in str(e.value)
@@ -200,8 +200,20 @@ def test_a_judge_that_is_busy_is_given_time() -> None:
     replies = iter([(429, "slow down"), (503, "busy"), (200, answer)])
     paused: list[float] = []
     with serving(lambda *_: next(replies)) as url:
-        assert Endpoint(url, "m", pause=paused.append)("", "") == said(True)
-    assert paused == [2.0, 4.0]
+        bench = Bench(Endpoint(url, "m"), pause=paused.append)
+        assert bench.verdict("", "") == read_verdict(said(True))
+    assert paused == [2.0, 4.0] and not bench.missing
+
+
+def test_a_judge_that_stays_busy_is_asked_three_times_and_its_pauses_are_no_silence() -> None:
+    """Pauses are longer than a try may be: counted in, each try would end while its thread went on
+    asking, and the report would speak of a judge that is slow.
+    """
+    asked: list[str] = []
+    with serving(lambda path, body: asked.append(path) or (429, "slow down")) as url:
+        bench = Bench(Endpoint(url, "m"), seconds=5.0, pause=lambda seconds: None)
+        assert bench.verdict("", "") is None
+    assert len(asked) == 3 and bench.missing == {"it failed: status 429": 1}
 
 
 def test_a_model_in_this_process_has_one_question_at_a_time() -> None:

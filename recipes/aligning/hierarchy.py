@@ -316,8 +316,7 @@ class Recipe:
         found = {PAGE: json.loads(path.read_text(encoding="utf-8"))}
         docs.mkdir(parents=True, exist_ok=True)
         draw(found[PAGE]["panels"], docs / f"{PAGE}.svg")
-        config = self.config
-        made_by = command("aligning/hierarchy.py", config.profile, config.model, config.hyper)
+        made_by = command("aligning/hierarchy.py", self.config)
         about = {"sizes": asdict(self.sizes), "command": made_by}
         (docs / f"{PAGE}.json").write_text(json.dumps({"about": about, **found}, indent=1) + "\n")
         parts = [

@@ -56,17 +56,25 @@ def patiently(
     the server says that it is busy, or an error of `also` comes. Raises the last error.
     """
     for tried in range(1, tries):
-        seconds = 2.0**tried
         try:
             return ask()
         except urllib.error.HTTPError as error:
-            if error.code not in BUSY:
+            seconds = busy_for(error, tried)
+            if not seconds:
                 raise
-            seconds = max(seconds, _wanted(error))
         except also:
-            pass
-        pause(min(LONGEST_PAUSE, seconds))
+            seconds = min(LONGEST_PAUSE, 2.0**tried)
+        pause(seconds)
     return ask()
+
+
+def busy_for(error: BaseException, tried: int) -> float:
+    """Seconds to wait for a server that says that it is busy, before try `tried` + 1; 0 for any
+    other error.
+    """
+    if not isinstance(error, urllib.error.HTTPError) or error.code not in BUSY:
+        return 0.0
+    return min(LONGEST_PAUSE, max(2.0**tried, _wanted(error)))
 
 
 def _wanted(error: urllib.error.HTTPError) -> float:

@@ -177,6 +177,8 @@ def test_rows_in_disguise_are_judged_by_what_was_asked(tmp_path: Path) -> None:
         ({"prompt": [{"role": "assistant", "content": "x"}], "policy": "y"}, "must be a user's"),
         ({"prompt": [{"role": "user", "content": " "}], "policy": "y"}, "and say something"),
         ({"prompt": "x", "category": "shop", "rule": "R1"}, "rule 'R1'"),
+        ({"prompt": "x", "category": "shop", "rule": 2.7}, "rule '2.7' must be a whole number"),
+        ({"prompt": "x", "category": "shop", "rule": "inf"}, "rule 'inf' must be a whole number"),
         ({"prompt": 3, "policy": "y"}, "'prompt' must be"),
         ({"category": "shop"}, "no column 'prompt'"),
     ],

@@ -226,10 +226,14 @@ def _request_of(row: Row, policy: Policy) -> Request:
 
 def _number(row: Row) -> int:
     """Tables write whole numbers with a point where some miss."""
+    text = row.text("rule")
     try:
-        return int(float(row.text("rule")))
-    except (ValueError, OverflowError) as error:
-        raise DataError(f"{row.where}: rule {row.need('rule')!r}: {error}", "rule") from error
+        number = float(text)
+    except ValueError as error:
+        raise DataError(f"{row.where}: rule {text!r}: {error}", "rule") from error
+    if not number.is_integer():
+        raise DataError(f"{row.where}: rule {text!r} must be a whole number", "rule")
+    return int(number)
 
 
 def _check_spelling(row: Row) -> None:

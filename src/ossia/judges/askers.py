@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ossia.harmony.chat_messages import reasoning_and_text
 from ossia.judges.verdicts import SCHEMA
-from ossia.remote import OPENER, checked_key, headers_with, patiently, reason_of
+from ossia.remote import OPENER, checked_key, headers_with, reason_of
 
-ASKED = 3  # times that a server is asked that says it is busy
 SHOWN = 80  # characters of what is no answer
 MOST_BYTES = 1 << 22  # of an endpoint's answer
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server that speaks Chat Completions. `url`: up to `/v1`. A busy one is asked again."""
+    """A server that speaks Chat Completions. `url`: up to `/v1`."""
 
     url: str
     name: str
     key: str = ""
     max_tokens: int = 2048
     silence: float = 600.0  # seconds without a byte, after which the connection is closed
-    pause: Callable[[float], object] = time.sleep
 
     def __post_init__(self) -> None:
         """Raises `RequestError` for a key that cannot be sent, without showing it."""
@@ -47,11 +44,7 @@ class Endpoint:
             "temperature": 0,
             "max_tokens": self.max_tokens,
         }
-
-        def ask() -> Mapping[str, Any]:
-            return chat_choice(self.url, self.key, body, self.silence)
-
-        choice = patiently(ask, ASKED, self.pause)
+        choice = chat_choice(self.url, self.key, body, self.silence)
         return reasoning_and_text(choice["message"])[1]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,6 +17,7 @@ from urllib.error import HTTPError
 
 from ossia.errors import JudgeError
 from ossia.judges.verdicts import Kept, Verdict, digest, read_verdict, why_unread
+from ossia.remote import busy_for
 
 log = logging.getLogger("ossia.judges")
 TRIES = 3
@@ -28,19 +30,26 @@ class Bench:
     """A model that is asked for verdicts: three tries, kept by content.
 
     `seconds`: of each try, from when the model has its turn (an asker whose `at_once` says so has
-    only so many questions at a time). `cache`: a file that keeps verdicts, so that a run that is
-    resumed has the same; `name`: of the model, which is part of the content. `missing`: verdicts
-    that did not come, by cause. Any thread may ask; of two that ask the same at a time both are
-    told the verdict that came first.
+    only so many questions at a time); a server that says it is busy is given a `pause` after it.
+    `cache`: a file that keeps verdicts, so that a run that is resumed has the same; `name`: of the
+    model, which is part of the content. `missing`: verdicts that did not come, by cause. Any thread
+    may ask; of two that ask the same at a time both are told the verdict that came first.
     """
 
     def __init__(
-        self, ask: Asker, *, seconds: float = 60.0, cache: Path | None = None, name: str = ""
+        self,
+        ask: Asker,
+        *,
+        seconds: float = 60.0,
+        cache: Path | None = None,
+        name: str = "",
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self.missing: Counter[str] = Counter()
         self.name = name or str(getattr(ask, "name", ""))
         self._ask = ask
         self._seconds = seconds
+        self._pause = pause
         self._lock = threading.Lock()
         self._cache = Kept(cache)
         self._why = ""  # the last one that did not come, in words
@@ -70,7 +79,7 @@ class Bench:
             return known
         cause = ""
         detail = ""
-        for _ in range(TRIES):
+        for tried in range(1, TRIES + 1):
             detail = ""
             try:
                 with self._turn:
@@ -82,6 +91,9 @@ class Bench:
                 cause = f"it failed: {_kind_of(error)}"
                 detail = f" ({error})"
                 log.warning("the judge failed: %s", error)
+                busy = busy_for(error, tried)
+                if busy and tried < TRIES:
+                    self._pause(busy)
             else:
                 verdict = read_verdict(said)
                 if verdict is not None:

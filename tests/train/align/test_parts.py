@@ -275,12 +275,22 @@ def test_neither_accents_nor_hyphens_that_are_not_seen_hide_a_run(library: Polic
         lambda rule: json.dumps({"found": [rule]}),
         lambda rule: json.dumps(json.dumps({"found": rule})),
         lambda rule: f"<p>{rule.replace(chr(39), '&#39;').replace(' ', '&nbsp;')}</p>",
+        lambda rule: rule.replace(" ", "</i>\n<i class='word'>"),
         lambda rule: f"GET /search?q={quote(rule)}",
         lambda rule: rule.replace("jamais", "ja-\n  mais").replace("personne", "per-\r\nsonne"),
         lambda rule: " ".join(f"_{word}_" for word in rule.split()),
         lambda rule: "\t".join(rule.upper().split()),
     ],
-    ids=["json", "json in json", "html", "address", "broken", "emphasis", "blanks and case"],
+    ids=[
+        "json",
+        "json in json",
+        "html",
+        "tags",
+        "address",
+        "broken",
+        "emphasis",
+        "blanks and case",
+    ],
 )
 def test_a_tools_way_of_writing_does_not_hide_a_run(
     library: Policy, told: Callable[[str], str]

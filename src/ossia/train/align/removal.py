@@ -25,6 +25,7 @@ UNSEEN = ("Mn", "Mc", "Me", "Cf")  # marks on letters; soft hyphens, joiners
 _ALONE = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"  # no blanks between words: a letter is one
 _WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+")  # _so_ is Markdown for "so"
 _ESCAPE = re.compile(r"(?<!\\)\\+(?:u([0-9a-fA-F]{4})|[nrtbf])")
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _BROKEN = re.compile(r"-[ \t]*\r?\n[ \t]*")  # a word at the end of a line
 
 
@@ -71,7 +72,9 @@ def _readings(text: str) -> Iterator[str]:
     """The text, and what stands in it if it is a tool's result in one of their ways."""
     yield text
     unquoted = unquote_plus(text) if "%" in text else text
-    for other in (_of_json(text), html.unescape(text), unquoted, _BROKEN.sub("", text)):
+    shown = html.unescape(text)  # with what stands in tags
+    page = html.unescape(_TAG.sub(" ", text))
+    for other in (_of_json(text), shown, page, unquoted, _BROKEN.sub("", text)):
         if other != text:
             yield other
 

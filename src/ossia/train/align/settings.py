@@ -12,6 +12,7 @@ from ossia.errors import ConfigError
 from ossia.harmony import Effort
 from ossia.judges import TRIES
 from ossia.mxfp4 import ScaleRule
+from ossia.remote import LONGEST_PAUSE
 from ossia.tasks.safety.policy_texts import BUILT_IN
 from ossia.train.align.costs import Costs
 from ossia.train.align.generate import Generating
@@ -158,4 +159,5 @@ class Config:
         found = self.reward.sampling
         if not self.judge_is_model:
             return found
-        return replace(found, seconds=max(found.seconds, (TRIES + 1) * self.judge_seconds))
+        longest = TRIES * (self.judge_seconds + LONGEST_PAUSE)
+        return replace(found, seconds=max(found.seconds, longest))
