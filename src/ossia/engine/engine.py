@@ -36,6 +36,7 @@ from ossia.engine.request import (
     Request,
     SampledToken,
     SamplingParams,
+    check_ids,
 )
 from ossia.engine.runner import Runner
 from ossia.engine.sampling import RowState, Sampled, begin_rows, mask_ahead
@@ -337,7 +338,7 @@ class Engine:
         return prompt_experts(self._runner.model, prompt, self.max_batch_tokens, self.exact)
 
     def _check_text(self, prompt: Sequence[int]) -> None:
-        self._check_ids(prompt)
+        check_ids(prompt, self.config.vocab_size)
         if len(prompt) > self.config.max_context_length:
             raise PromptTooLong(len(prompt), self.config.max_context_length)
 
@@ -383,23 +384,11 @@ class Engine:
             if token.request_id in self._unread:
                 self._unread[token.request_id].append(token)
 
-    def _check_ids(self, prompt: Sequence[int]) -> None:
-        if not prompt:
-            raise RequestError(
-                "the prompt is empty; a model needs at least one token to continue", "prompt"
-            )
-        for id in (min(prompt), max(prompt)):
-            if not 0 <= id < self.config.vocab_size:
-                raise RequestError(
-                    f"token id {id} is outside the vocabulary of {self.config.vocab_size}",
-                    "prompt",
-                )
-
     def check(self, prompt: Sequence[int], params: SamplingParams) -> int:
         """How many tokens may be generated. Raises RequestError for a request that can never run.
         Any thread may ask.
         """
-        self._check_ids(prompt)
+        check_ids(prompt, self.config.vocab_size)
         held = self.longest - len(prompt)
         if held < 1:
             raise PromptTooLong(len(prompt), self.longest)

@@ -297,3 +297,17 @@ class Request:
             *self.prompt[begin : min(end, n)],
             *self.generated[max(0, begin - n) : max(0, end - n)],
         ]
+
+
+def check_ids(prompt: Sequence[int], vocab_size: int) -> None:
+    """Raises `RequestError` for an empty prompt, and for tokens that are none of the vocabulary."""
+    if not prompt:
+        raise RequestError(
+            "the prompt is empty; a model needs at least one token to continue", "prompt"
+        )
+    for id in (min(prompt), max(prompt)):
+        if not 0 <= id < vocab_size:
+            raise RequestError(
+                f"token id {id} is outside the vocabulary of {vocab_size}",
+                "prompt",
+            )
