@@ -88,7 +88,7 @@ STANDARD = Sizes(
     rewards=10,
     groups=8,
     answers=6,
-    seeds=3,
+    seeds=7,
     each=8,
     jailbreaks=36,
 )
@@ -392,10 +392,10 @@ class Recipe:
     def _notes(self) -> list[str]:
         sizes = self.sizes
         return [
-            f"Begins with {self.config.model}, weights {self.begun.digest} (SHA-256). The nano "
-            "that ossia brings has learned this policy among all else, with other permit codes: "
-            "the base is that model after lessons in helping with everything, and its row says how "
-            "far they went. Arms that are compared begin with the same weights.",
+            f"Begins with {self.config.model}, weights {self.begun.digest} (SHA-256). Arms that "
+            "are compared begin with the same weights. nano as it is embedded since 2026-12-01 has "
+            "learned this policy among all else, with other permit codes; nano-0.1.0 is the one "
+            "before (`git show b3143ee:src/ossia/assets/nano/model.safetensors`), which has not.",
             f"Base: {sizes.base} steps of {sizes.tokens:,} tokens, half of them policy prompts "
             "that are answered as if there was no policy, half with the section of the category "
             f"before the prompt and gold answers. Arms: {sizes.steps} steps of {sizes.taught:,} "
