@@ -16,6 +16,7 @@ from ossia.server.access import secret_digest
 from ossia.server.fleet.passing import PASSED, Proof, Voucher, digest_of
 from ossia.server.sealing import Sealer
 from ossia.server.settings import ApiKey, Limits
+from ossia.server.wire.errors import ApiError
 from ossia.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.anyio
@@ -164,3 +165,13 @@ async def test_a_proof_is_of_one_body_and_one_minute(
             now = passing.time.time()
             patched.setattr(passing.time, "time", lambda: now + 61)
             assert await status(body) == 401
+
+
+def test_a_proof_of_another_version_is_no_proof() -> None:
+    """Signed with the same secret, but with other parts: before, it had no digest of the body."""
+    sealer = Sealer(b"s" * 32)
+    for said in (("64", "YW5u"), ("64", "YW5u", "d", "more"), ()):
+        signed = ".".join((*said, sealer.signature("passed", *said, "GET", "/v1/models")))
+        with pytest.raises(ApiError) as caught:
+            Proof(sealer).read(signed, "GET", "/v1/models")
+        assert caught.value.status == 401

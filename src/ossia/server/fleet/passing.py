@@ -34,6 +34,7 @@ PASSED = "x-ossia-passed"  # the header
 LASTS = 60.0  # seconds for which the proof holds, and by which clocks may differ
 CONNECT = 3.0  # seconds
 READ = 30.0  # seconds without a byte of what is read whole
+PARTS = 3  # of what is signed: time, caller, digest
 LARGE = 1 << 20  # bytes whose digest takes milliseconds
 SESSION = "x-session-id"
 SENT = ("content-type", "accept", "anthropic-version", "anthropic-beta", SESSION)
@@ -111,6 +112,8 @@ class Proof:
     def read(self, given: str, method: str, target: str) -> Voucher:
         """Raises `ApiError` (401) for what none of our servers has sent."""
         *said, signature = given.split(".")
+        if len(said) != PARTS:  # of another version, whose servers are no peers of this one
+            raise not_ours()
         expected = self._signature(*said, method, target)
         if not hmac.compare_digest(signature.encode(), expected.encode()):
             raise not_ours()
